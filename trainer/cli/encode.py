@@ -202,12 +202,39 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
 def find_ceiling(
     folder: Path, manifest: str, codec: Codec, num_tiles: int, device: str
 ) -> dict[str, Any] | None:
-    """Measure what the codec keeps, keep it in a latent set and return it as JSON values; None, with
-    a note, where it cannot be measured.
+    """Return what the codec keeps, as JSON values, measured unless a latent set has it already;
+    None, with a note, where it cannot be measured.
     """
     from histoprep import checksums
+    from trainer.evaluation.ceiling import NAME
+
+    wanted = {"codec": codec.digest, "manifest": open_digest(manifest), "num_tiles": num_tiles}
+    if (folder / NAME).is_file():
+        known: dict[str, Any] = checksums.read_json(folder / NAME)
+        if all(known.get(name) == value for name, value in wanted.items()):
+            return known
+    found = measure_codec(manifest, codec, num_tiles, device)
+    if found is not None:
+        found |= wanted
+        checksums.publish_json(folder, NAME, found)
+    return found
+
+
+def open_digest(manifest: str) -> str:
+    """Return the digest of a manifest, or of that which shards were made from."""
+    from histoprep.shards import open_tiles
+
+    return open_tiles(manifest).digest
+
+
+def measure_codec(
+    manifest: str, codec: Codec, num_tiles: int, device: str, root: str | None = None
+) -> dict[str, Any] | None:
+    """Return what a codec keeps of a data set, as JSON values; None, with a note, where it cannot
+    be measured.
+    """
     from histoprep.errors import UsageError
-    from trainer.evaluation.ceiling import NAME, measure_ceiling
+    from trainer.evaluation.ceiling import measure_ceiling
     from trainer.evaluation.sides import real_side
     from trainer.models.trunks import packaged_weights
 
@@ -216,11 +243,9 @@ def find_ceiling(
     except UsageError as error:
         console.note(f"what the codec keeps of classes is not measured: {error.what}")
         return None
-    side = real_side(manifest)
-    with console.progress("ceiling", None):
-        found = measure_ceiling(side, codec, num_tiles=num_tiles, device=device).to_json()
-    checksums.publish_json(folder, NAME, found)
-    return found
+    side = real_side(manifest, root=root)
+    with console.progress("ceiling of the codec", None):
+        return measure_ceiling(side, codec, num_tiles=num_tiles, device=device).to_json()
 
 
 def print_ceiling(found: dict[str, Any] | None) -> None:

@@ -13,6 +13,8 @@ from trainer.config_layers import dump_config, load_config, presets
 from trainer.reporter import Reporter
 from trainer.stage import DEFAULT_RECIPE, recipe_of
 
+_NUM_CEILING = 32
+
 if TYPE_CHECKING:
     from trainer.config import RunConfig
 
@@ -98,6 +100,10 @@ def fit(
     codec: Annotated[
         str | None, typer.Option(help="Folder of the codec, or hub:OWNER/NAME.", show_default=False)
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Train although the codec cannot keep the classes apart."),
+    ] = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -115,7 +121,8 @@ def fit(
     """Train a model; rerun the same command to resume, with the same result as without the
     interruption.
 
-    Training starts after re-checking that no slide or duplicate image is shared between splits.
+    Training starts after re-checking that no slide or duplicate image is shared between splits. A
+    diffusion model is refused where its codec cannot keep the classes apart, unless --force is set.
     Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
 
     Examples:
@@ -145,7 +152,7 @@ def fit(
     if dry_run:
         _print_plan(config)
     else:
-        _train(config)
+        _train(config, force=force)
 
 
 def _config_of(run: Path) -> RunConfig:
@@ -154,10 +161,12 @@ def _config_of(run: Path) -> RunConfig:
     return load_run_config(run)
 
 
-def _train(config: RunConfig) -> None:
+def _train(config: RunConfig, *, force: bool) -> None:
     from trainer.cli import is_first_process
     from trainer.engine.fit import fit as fit_run
 
+    if config.recipe == "ldm" and is_first_process():
+        _check_codec(config, force=force)
     result = fit_run(config, reporter=Reporter(console.note, console.warn, console.progress))
     if not is_first_process():
         return
@@ -175,6 +184,49 @@ def _train(config: RunConfig) -> None:
         )
     console.out(str(result.run))
     console.next_steps(*_next_steps(config, result.run))
+
+
+def _check_codec(config: RunConfig, *, force: bool) -> None:
+    """Print what the codec of a diffusion model that is not begun yet keeps of the classes.
+
+    Raises:
+        UsageError: When it keeps too little, unless `force`.
+    """
+    from histoprep import checksums
+    from histoprep.errors import UsageError
+    from trainer.cli.encode import measure_codec, print_ceiling
+    from trainer.device import choose_device
+    from trainer.engine.fit import check_data
+    from trainer.evaluation.ceiling import NAME, unfinished_codec
+    from trainer.recipes.codecs import load_codec
+    from trainer.recipes.ldm_config import Config
+    from trainer.recipes.ldm_data import latents_folder
+
+    assert isinstance(config, Config)
+    if (Path(config.out) / "config.yml").is_file():
+        return
+    check_data(config)
+    stored = latents_folder(config) / NAME
+    if config.codec is not None and (warning := unfinished_codec(config.codec)):
+        console.warn(warning)
+    if stored.is_file():
+        found: dict[str, Any] | None = checksums.read_json(stored)
+    elif config.latents is None and config.codec is not None:
+        device = "cpu" if config.accelerator == "cpu" else str(choose_device("auto"))
+        codec = load_codec(config.codec)
+        found = measure_codec(config.manifest, codec, _NUM_CEILING, device, config.root)
+    else:
+        console.note("what the codec keeps of the classes is not known: trainer encode measures it")
+        return
+    print_ceiling(found)
+    if found and found["lost"] and not force:
+        raise UsageError(
+            "the codec cannot keep the classes apart, so no model trained on its latents can",
+            path=config.codec,
+            seen=", ".join(found["lost"]),
+            expected="at least 60 % of the recognition of real tiles, for every class",
+            hint="train the codec longer or with more latent channels; --force trains all the same",
+        )
 
 
 def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:

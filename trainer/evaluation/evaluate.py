@@ -209,9 +209,9 @@ def _measure_masks(
             )
         )
         return {}
-    same = _same_masks(held_out, generated)
+    every, same = real, _same_masks(held_out, generated)
     real = held_out.read_tiles(num_classes, same) if same else real
-    found = measure_faithfulness(read, real, label_map, seed=options.seed)
+    found = measure_faithfulness(read, real, label_map, every=every, seed=options.seed)
     if options.codec is not None:
         rows = same or list(range(len(held_out.seen)))
         found = _with_ceiling(sight, options.codec, held_out, rows, found, label_map)

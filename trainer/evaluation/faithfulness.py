@@ -48,7 +48,12 @@ class ReadTiles:
 
 
 def measure_faithfulness(
-    generated: ReadTiles, real: ReadTiles, label_map: LabelMap, *, seed: int = 0
+    generated: ReadTiles,
+    real: ReadTiles,
+    label_map: LabelMap,
+    *,
+    every: ReadTiles | None = None,
+    seed: int = 0,
 ) -> Measured:
     """Return F = mIoU(seg(G(m)), m) / mIoU(seg(x), m): 1 where a generated tile shows its mask as
     clearly as a real one.
@@ -62,6 +67,8 @@ def measure_faithfulness(
         generated: Generated tiles and the masks they were made for.
         real: Real tiles of groups that the segmenter has not learned from.
         label_map: The classes.
+        every: All such real tiles, where `real` are only those whose masks the generated ones have:
+            the floor is of these.
         seed: Seed of draws and shuffles.
     """
     rng = np.random.default_rng(seed)
@@ -73,7 +80,7 @@ def measure_faithfulness(
         ratios = mean_iou(drawn[0], classes) / mean_iou(drawn[1], classes)
         value = float(upper / lower)
     interval = percentile_interval(value, ratios)
-    floors = _half_ratios(real, classes, rng)
+    floors = _half_ratios(every or real, classes, rng)
     shuffled = float(mean_iou(shuffled_counts(generated, rng), classes) / lower)
     iou = [class_iou(total) for total in totals]
     more = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def follows_masks(faithfulness: Measured | None) -> bool | None:
     """Return whether masks are followed at least half as clearly as by real tiles, and more than by
     shuffled ones; None where that was not measured.
     """
-    if faithfulness is None or not faithfulness.is_known:
+    if faithfulness is None or not math.isfinite(faithfulness.value):
         return None
     shuffled = faithfulness.more.get("shuffled") or 0.0
     return faithfulness.value >= _SOMEWHAT and faithfulness.low > shuffled
@@ -83,7 +84,7 @@ def _of_distance(kid: Measured) -> list[str]:
 
 
 def _of_faithfulness(found: Measured | None) -> list[str]:
-    if found is None or not found.is_known:
+    if found is None or not math.isfinite(found.value):
         return ["Whether masks are followed was not measured."]
     shuffled, ceiling = found.more.get("shuffled"), found.more.get("ceiling")
     how = (
