@@ -246,7 +246,15 @@ def test_the_denoiser_of_the_page_is_trained_and_sampled_from(
     assert denoiser_names() == [*DENOISERS, "small-cnn"]
     sets = [part for entry in SHORT for part in ("--set", entry)]
     where = ["--manifest", str(demo_manifest), "--codec", str(codec), "--out"]
-    fit_run = ["--quiet", "fit", "--config", str(installed / "small-cnn.yml"), *sets, *where]
+    fit_run = [
+        "--quiet",
+        "fit",
+        "--force",
+        "--config",
+        str(installed / "small-cnn.yml"),
+        *sets,
+        *where,
+    ]
     assert run([*fit_run, str(tmp_path / "plan"), "--dry-run"]) == 0
     plan = capfd.readouterr().out
     assert "name: small-cnn" in plan and "dim_mults" not in plan

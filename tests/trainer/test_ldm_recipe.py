@@ -520,6 +520,7 @@ def test_the_command_trains_and_goes_on(
     arguments = [
         "--quiet",
         "fit",
+        "--force",
         "--preset",
         "ldm-tiny",
         *sets,

@@ -68,7 +68,7 @@ class Made:
             "--out",
             str(home / "run"),
         ]
-        self.fit = ["fit", "--preset", "ldm-tiny", *named, *chosen]
+        self.fit = ["fit", "--force", "--preset", "ldm-tiny", *named, *chosen]
         drawn = [
             "--checkpoint",
             str(home / "run"),
