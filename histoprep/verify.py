@@ -32,6 +32,7 @@ from histoprep.schemas.ledgers import (
     ledger_files,
 )
 from histoprep.schemas.scan_options import read_scan_options
+from histoprep.schemas.workspace import THUMBNAILS
 from histoprep.shards.layout import INDEX, shard_files
 
 KINDS = (
@@ -382,8 +383,12 @@ def _verify_inside(verified: Verified, folder: Path) -> bool:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, without unfinished ones and those that are about folders."""
-    for parent, _, names in os.walk(folder):
+    """Yield the files below a folder, without unfinished ones, those that are about folders, and
+    thumbnails, which can be made again.
+    """
+    for parent, folders, names in os.walk(folder):
+        if THUMBNAILS in folders:
+            folders.remove(THUMBNAILS)
         yield from (
             Path(parent, name) for name in names if name not in OWN_FILES and not is_temporary(name)
         )

@@ -414,3 +414,17 @@ def test_a_taken_port_and_a_missing_folder_are_errors(root: Path, tmp_path: Path
         [*command, str(tmp_path / "none")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
+
+
+def test_thumbnails_are_no_foreign_files(root: Path, server: Browser) -> None:
+    server.ask("/api/thumbnail/0")
+    workspace = root.with_name("set.histoprep")
+    assert any((workspace / "thumbnails").rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-m", "histoprep", "verify", str(workspace)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "thumbnails" not in done.stdout + done.stderr

@@ -32,6 +32,7 @@ BY_NAME = {
     "histoprep/imageio/decoders/__init__.py": "the decoders of formats",
     "histoprep/importing/formats/__init__.py": "the formats of imports",
     "histoprep/report/__init__.py": "the formats of reports",
+    "trainer/__init__.py": "the public names",
     "trainer/models/denoisers/registry.py": "the denoisers",
     "trainer/stage.py": "the recipes",
 }

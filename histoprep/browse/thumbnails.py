@@ -9,8 +9,8 @@ from pathlib import Path
 
 from histoprep.digests import digest_text
 from histoprep.durable import publish_in_batch
+from histoprep.schemas.workspace import THUMBNAILS
 
-FOLDER = "thumbnails"
 # Decoders need memory; more than a few at once would not be faster.
 _NUM_AT_ONCE = 4
 
@@ -22,7 +22,7 @@ class ThumbnailCache:
 
     def __init__(self, workspace: Path) -> None:
         """Read nothing yet."""
-        self._folder = workspace / FOLDER
+        self._folder = workspace / THUMBNAILS
         self._slots = threading.BoundedSemaphore(_NUM_AT_ONCE)
 
     def get(self, key: str, make: Callable[[], bytes]) -> bytes:

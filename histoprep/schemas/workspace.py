@@ -11,6 +11,8 @@ from histoprep.image_formats import is_image
 
 SUFFIX = ".histoprep"
 MANIFEST_NAME = "manifest.parquet"
+THUMBNAILS = "thumbnails"
+"""Folder of thumbnails of the browser: a cache, which may be deleted at any time."""
 REPAIRED_TABLE, REPAIRED_NOTE = "repaired.parquet", "repaired.json"
 
 

@@ -474,3 +474,26 @@ def test_every_file_of_a_tested_run_is_protected_and_used_only_as_it_was_written
         victim.write_bytes(whole)
     assert run_command(["--quiet", *commands[1], "--device", "cpu", "--verify"]) == ExitCode.OK
     assert verify(run).damages == []
+
+
+def test_an_image_in_memory_has_the_class_of_its_file(trained, blobs, tmp_path):
+    import trainer
+    from histoprep import imageio
+    from histoprep.errors import UsageError
+
+    path = next((Path(blobs).parent.parent / "tiles" / "test").rglob("*.png"))
+    image = imageio.decode_rgb(path.read_bytes())
+    classifier = trainer.load_run(trained, device="cpu")
+    found = classifier.classify(image)
+    assert run_command(["--quiet", "predict", str(trained), str(path), "--out", str(tmp_path)]) == 0
+    with (tmp_path / "predictions.csv").open(newline="") as stream:
+        [row] = csv.DictReader(stream)
+    assert found.predicted == [row["predicted"]]
+    name = f"probability: {row['predicted']}"
+    assert found.to_pandas()[name][0] == pytest.approx(float(row[name]), rel=1e-4)
+    assert len(classifier.classify([image, image]).predicted) == 2
+    assert repr(found) == f"<Classification: {row['predicted']}>"
+    assert repr(classifier).startswith("<ImageClassifier: ")
+    for wrong in (image[..., 0], image.astype(float), []):
+        with pytest.raises(UsageError):
+            classifier.classify(wrong)

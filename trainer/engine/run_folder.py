@@ -19,7 +19,7 @@ import torch
 from histoprep import checksums
 from histoprep.durable import is_temporary
 from histoprep.job_folder import differing_keys
-from trainer import __version__
+from histoprep.version import __version__
 from trainer.config import RunConfig
 from trainer.config_layers import build_config, dump_config
 from trainer.engine.checkpoints import CONFIG, RESTORE_RUN, read_config
