@@ -26,6 +26,7 @@ contracts: $(READY)
 
 docs: $(READY)  ## write the generated parts of the documentation again
 	$(BIN)/python tests/documentation.py --write
+	$(BIN)/python tests/notebook.py --write
 
 site: $(READY)  ## build the documentation as a web site in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

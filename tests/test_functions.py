@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from audit_cases import DataSet, stripes, tissue
 from lossy_masks import jpeg, regions
+from notebook import NOTEBOOK, make_notebook
 from packed_tiles import LABEL_MAP, make_tiles
 
 import histoprep
@@ -65,6 +66,10 @@ def test_the_example_of_the_module_is_true(root: Path, monkeypatch: pytest.Monke
     found = doctest.testmod(histoprep.functions, verbose=False)
     assert found.attempted >= 9
     assert found.failed == 0
+
+
+def test_the_notebook_shows_what_the_functions_return() -> None:
+    assert NOTEBOOK.read_text("utf-8") == make_notebook(), "python tests/notebook.py --write"
 
 
 def test_scan_counts_and_shows_itself(root: Path) -> None:
