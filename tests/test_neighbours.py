@@ -19,7 +19,7 @@ from histoprep.neighbours.borders import (
 )
 from histoprep.neighbours.landmarks import NUM_BYTES, Landmarks, find_landmarks, turn
 from histoprep.neighbours.overlaps import Overlapping, between, find_overlapping
-from histoprep.neighbours.placement import place, turned
+from histoprep.neighbours.placement import SmallImage, may_agree, place, turned
 
 FIELD_PX, TILE_PX = 512, 128
 Place = tuple[int, int, int]
@@ -224,6 +224,30 @@ def test_a_turned_part_is_found_with_its_orientation(way: int) -> None:
     back, right, down = found[0, 1]
     assert (right, down) == (36, 20)
     assert np.array_equal(turned(other, back), image[20:148, 36:164])
+
+
+@pytest.mark.parametrize("way", range(8))
+def test_cells_refuse_no_pair_that_overlaps_and_most_others(way: int) -> None:
+    image = field(5, 512)
+    noise = np.random.default_rng(way).normal(0, 10, (256, 256))
+    part = np.clip(turned(image[40:296, 72:328], way) * 0.9 + noise, 0, 255).astype(np.uint8)
+    tiles = [image[:256, :256], through_jpeg(part, 60), *(field(s, 256) for s in range(8, 14))]
+    small = [SmallImage.of(tile) for tile in tiles]
+    found = overlapping(tiles)
+    columns = (found.first, found.second, found.orientation, found.right, found.down)
+    related = 0
+    for first, second, *lies in zip(*(c.tolist() for c in columns), strict=True):
+        if place(tiles[first], tiles[second], *lies) is not None:
+            related += 1
+            assert may_agree(small[first], small[second], *lies)
+    assert related == 1
+    right, down = (127.0 if way & bit else 0.0 for bit in (1, 2))
+    others = [
+        may_agree(small[first], small[second], way, right, down)
+        for second in range(3, len(small))
+        for first in range(2, second)
+    ]
+    assert sum(others) <= 0.2 * len(others)
 
 
 def test_unrelated_tiles_overlap_nothing() -> None:

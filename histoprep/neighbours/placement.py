@@ -128,13 +128,16 @@ def may_agree(
         first.cells,
         turned(second.cells, orientation),
         (round(corner[0] / side), round(corner[1] / side)),
+        side,
     )
 
 
-def _correlates(first: np.ndarray, second: np.ndarray, begin: tuple[int, int]) -> bool:
+def _correlates(first: np.ndarray, second: np.ndarray, begin: tuple[int, int], side: int) -> bool:
     top, left, bottom, right = overlap(first.shape, second.shape, begin)
-    if min(bottom - top, right - left) < 4 * _COARSE_REACH:
-        return True
+    narrow = min(bottom - top, right - left)
+    if narrow < 4 * _COARSE_REACH:
+        # The last pixels of an image may fill no cell, and corners are rounded.
+        return (narrow + 2) * side >= MIN_SIDE_PX
     inside = np.s_[_COARSE_REACH:-_COARSE_REACH, _COARSE_REACH:-_COARSE_REACH]
     field, part = _parts(first, second, begin)
     scores = cv2.matchTemplate(
