@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,14 @@ def write_checkpoint(
     temporary = temporary_beside(folder)
     try:
         temporary.mkdir(parents=True)
-        sums = {
-            f"{name}.safetensors": _write_tensors(temporary / f"{name}.safetensors", values)
-            for name, values in tensors.items()
-        }
+        # A file is read back for its digest while the next one is written.
+        with ThreadPoolExecutor(1) as hashing:
+            digests = {}
+            for name, values in tensors.items():
+                path = temporary / f"{name}.safetensors"
+                _write_tensors(path, values)
+                digests[path.name] = hashing.submit(_sha256, path)
+            sums = {name: digest.result() for name, digest in digests.items()}
         sums[STATE] = _write_text(
             temporary / STATE, json.dumps(state, indent=2, sort_keys=True, allow_nan=False) + "\n"
         )
@@ -200,18 +205,26 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         raise CheckpointError(f"the tensors cannot be read: {error}", path=path) from error
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    # Copies: safetensors refuses tensors that share memory, and wants them contiguous.
-    safetensors.torch.save_file(
-        {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in tensors.items()
-        },
-        path,
-    )
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    safetensors.torch.save_file(_apart(tensors), path)
     path.chmod(_FILE_MODE)
     _sync_file(path)
-    return _sha256(path)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU, contiguous and none of them in the memory of another, which
+    safetensors refuses; copied only where that takes a copy.
+    """
+    taken: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().to("cpu").contiguous()
+        storage = own.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() != own.numel() * own.element_size():
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        apart[name] = own
+    return apart
 
 
 def _write_text(path: Path, text: str) -> str:
