@@ -18,8 +18,8 @@ Program = Literal["histoprep", "trainer"]
 CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC = "codec", "latents", "ldm", "synthetic"
 """Names of the trainer's results in the workspace."""
 
-# The training size of the presets. The codec halves a side three times, the network of ldm-tiny
-# once more.
+# The training size of the presets. The codec halves a side three times, the network of
+# mask-unet-tiny once more.
 _LONGEST_SIDE_PX = 64
 _SIDE_MULTIPLE_PX = 16
 _SAMPLED_PIXELS = 12 * 256 * 256
@@ -252,7 +252,7 @@ def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
         (
             "fit",
             "--preset",
-            "ldm-tiny",
+            "mask-unet-tiny",
             *source,
             "--out",
             str(run),

@@ -106,7 +106,7 @@ def _gpu(facts: Mapping[str, Any], cards: str) -> Check:
         "gpu",
         Status.WARN,
         "none was found: training runs on the CPU",
-        "small presets (codec-tiny, ldm-tiny) train there in minutes",
+        "small presets (codec-tiny, mask-unet-tiny) train there in minutes",
     )
 
 

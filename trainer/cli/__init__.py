@@ -81,8 +81,8 @@ def _translate(error: Exception) -> HistoprepError | None:
 _HELP = """Train diffusion models on a data set that histoprep prepared, and sample from them.
 
 Examples:
-    trainer fit --manifest tiles.histoprep/manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
-    trainer sample --checkpoint runs/ldm-tiny --masks tiles.histoprep/manifest.parquet --out made
+    trainer fit --manifest tiles.histoprep/manifest.parquet --preset mask-unet-tiny --out runs/mine
+    trainer sample --checkpoint runs/mine --masks tiles.histoprep/manifest.parquet --out made
     trainer fit --help
 """
 _LINE = CommandLine(

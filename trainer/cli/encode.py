@@ -145,7 +145,7 @@ def encode(
     # The preset flips.
     settings += ["data.flips=false"] if views == 1 else []
     sets = [word for setting in settings for word in ("--set", setting)]
-    console.next_steps(("trainer", "fit", *words, "--preset", "ldm-tiny", *sets))
+    console.next_steps(("trainer", "fit", *words, "--preset", "mask-unet-tiny", *sets))
     raise typer.Exit(ExitCode.INCOMPLETE if result.skipped else ExitCode.OK)
 
 

@@ -126,7 +126,7 @@ def fit(
     Results: RUN/metrics.csv, RUN/logs (TensorBoard), RUN/checkpoints, RUN/samples.
 
     Examples:
-        trainer fit --manifest manifest.parquet --preset ldm-tiny --out runs/ldm-tiny
+        trainer fit --manifest manifest.parquet --preset mask-unet-tiny --out runs/mask-unet
         trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
         trainer fit --recipe codec --manifest shards --out runs/codec
         trainer fit --init runs/ldm --manifest other/manifest.parquet --out runs/ldm-other
@@ -233,7 +233,9 @@ def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:
     """Return what follows a training, by its recipe."""
     data = config.manifest
     steps: dict[str, list[tuple[object, ...]]] = {
-        "codec": [("trainer", "fit", "--manifest", data, "--codec", run, "--preset", "ldm-tiny")],
+        "codec": [
+            ("trainer", "fit", "--manifest", data, "--codec", run, "--preset", "mask-unet-tiny")
+        ],
         "ldm": [("trainer", "sample", "--checkpoint", run, "--masks", data, "--out", "synthetic")],
         "diffmic": [("trainer", "test", run)],
         "segmenter": [("trainer", "test", run)],

@@ -120,8 +120,7 @@ def sample(
     spacing: Annotated[
         Spacing | None,
         _made(
-            "Steps of equal time, or of equal log-SNR with dpm++: better with few steps, but for"
-            " flow models.",
+            "Steps of equal time, or of equal log-SNR with dpm++: better with ten steps or so.",
             show_default="as in the run; time with another solver",
         ),
     ] = None,
@@ -217,9 +216,9 @@ def sample(
     be read; 6 a damaged checkpoint.
 
     Examples:
-        trainer sample --checkpoint runs/ldm-tiny --masks manifest.parquet --out synthetic
+        trainer sample --checkpoint runs/mask-unet --masks manifest.parquet --out synthetic
         trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out out --steps 50
-        trainer sample --checkpoint runs/ldm-tiny --masks shards --out synthetic --sweep 0,1,2,4
+        trainer sample --checkpoint runs/mask-unet --masks shards --out synthetic --sweep 0,1,2,4
         trainer sample --checkpoint runs/mask-unet-512 --masks layouts --out large --size 2048
     """
     from trainer.device import choose_device, free_memory_bytes

@@ -29,7 +29,7 @@ def verify(
     nothing was changed, but a folder is not finished; 6 damaged or edited files (each is listed).
 
     Examples:
-        trainer verify runs/ldm-tiny
+        trainer verify runs/mask-unet
         trainer verify latents
     """
     from trainer.verify import verify as verify_path
