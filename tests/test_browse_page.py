@@ -16,6 +16,7 @@ from browse_set import bad_names, make_set
 from browsing import Browser, browsing
 from PIL import Image
 
+from benchmarks.browse import make_set as make_large_set
 from histoprep.schemas.decisions import read_dropped
 from histoprep.visible import visible
 
@@ -103,6 +104,18 @@ class Page:
             "text => document.body.dataset.ready === `tiles #${text}`", arg=filters
         )
         self.ready()
+
+    def in_sight(self) -> list[int]:
+        """Return the places, in the order, of the tiles that can be seen."""
+        script = """() => {
+            const grid = document.querySelector('#grid').getBoundingClientRect();
+            return [...document.querySelectorAll('.card')].filter((card) => {
+                const box = card.getBoundingClientRect();
+                return box.bottom > grid.top + 1 && box.top < grid.bottom - 1;
+            }).map((card) => Number(card.dataset.index)).sort((a, b) => a - b);
+        }"""
+        found: list[int] = self.tab.evaluate(script)
+        return found
 
     def open_first(self) -> None:
         """Open the first tile at full size."""
@@ -329,6 +342,43 @@ def test_everything_by_keyboard(page: Page, root: Path) -> None:
     page.tab.keyboard.type("jxt")
     page.tab.wait_for_selector("#nothing:not([hidden])")
     assert page.server.get("decisions")["dropped"] == 0
+
+
+def test_as_many_tiles_as_there_are_can_be_scrolled(chromium: Any, tmp_path: Path) -> None:
+    num_rows = 300_000
+    with browsing(make_large_set(tmp_path / "large", num_rows, None).root) as server:
+        page = Page(chromium, server)
+        assert page.count() == "300,000 tiles"
+        assert page.in_sight()[0] == 0
+        columns = page.tab.evaluate(
+            """() => { const top = (card) => card.getBoundingClientRect().top;
+            const cards = [...document.querySelectorAll('.card')];
+            return cards.filter((card) => top(card) === top(cards[0])).length; }"""
+        )
+        page.tab.mouse.move(800, 500)
+        page.tab.mouse.wheel(0, 600)
+        page.tab.wait_for_function("() => document.querySelector('#grid').scrollTop === 600")
+        height = page.tab.evaluate("() => document.querySelector('.card').offsetHeight + 8")
+        assert page.in_sight()[0] // columns == 600 // height, "a step moves as far as the hand"
+        for share in (0.5, 1):
+            page.tab.evaluate(
+                """share => { const grid = document.querySelector('#grid');
+                grid.scrollTop = share * (grid.scrollHeight - grid.clientHeight); }""",
+                share,
+            )
+            page.tab.wait_for_function(
+                """least => [...document.querySelectorAll('.card')].every((card) =>
+                card.dataset.filled && Number(card.dataset.index) >= least)""",
+                arg=share * num_rows - 1000,
+            )
+            assert page.in_sight()[-1] <= min(num_rows - 1, share * num_rows + 1000)
+        assert page.in_sight()[-1] == num_rows - 1
+        assert page.tab.evaluate("() => document.querySelectorAll('.card').length") < 100
+        page.tab.keyboard.press("j")
+        place = "document.activeElement.closest('.card').dataset.index"
+        assert int(page.tab.evaluate(place)) >= num_rows - 100
+        assert page.complaints == []
+        page.tab.close()
 
 
 def test_a_whole_slide_is_dropped_and_taken_back(page: Page) -> None:

@@ -62,7 +62,7 @@ async function start() {
     grid.layout();
   });
 
-  const move = (by) => () => (viewer.isOpen ? viewer.step(by) : inGrid() && grid.go(Math.max(0, Math.min(grid.total - 1, grid.current + by))));
+  const move = (by) => () => (viewer.isOpen ? viewer.step(by) : inGrid() && grid.go(grid.beside(by)));
   const inGrid = () => view() === "tiles";
   const arrow = (across) => (event) => {
     if (viewer.isOpen || !inGrid() || event.target.closest(".filters, .toolbar, .bar")) return false;

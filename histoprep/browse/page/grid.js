@@ -261,6 +261,13 @@ export class Grid {
     if (opens) this.open(index);
   }
 
+  /** Return the place `by` tiles from the current one; from one out of sight, the first in sight. */
+  beside(by) {
+    const first = Math.ceil(this.position / this.rowHeight) * this.columns;
+    const place = this.cards.has(this.current) ? this.current + by : first;
+    return Math.max(0, Math.min(this.total - 1, place));
+  }
+
   /** Move to another tile, and scroll to it. */
   go(index) {
     if (index < 0 || index >= this.total) return;

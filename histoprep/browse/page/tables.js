@@ -49,7 +49,7 @@ export function findings() {
         "td",
         {},
         finding.num_tiles > 0 ? link({ finding: [finding.key] }, element("span", { class: "code" }, finding.code), ` ${finding.name}`) : [element("span", { class: "code" }, finding.code), ` ${finding.name}`],
-        finding.subcode && element("span", { class: "chip" }, finding.subcode),
+        finding.subcode && [" ", element("span", { class: "chip" }, finding.subcode)],
         finding.where && element("div", { class: "where" }, element("bdi", {}, finding.where)),
         element("div", { class: "where" }, finding.definition),
       ),
