@@ -64,7 +64,7 @@ def demo(
         str | None,
         typer.Option(help="Folder of a codec to use instead of training one.", show_default=False),
     ] = None,
-    codec_steps: Annotated[int, typer.Option(help="Training steps of the codec.", min=1)] = 400,
+    codec_steps: Annotated[int, typer.Option(help="Training steps of the codec.", min=1)] = 300,
     fit_steps: Annotated[
         int, typer.Option(help="Training steps of the diffusion model.", min=1)
     ] = 600,

@@ -66,7 +66,7 @@ class DemoOptions:
     map_name: str | None = None
     group_by: str | None = None
     codec: str | None = None
-    codec_steps: int = 400
+    codec_steps: int = 300
     fit_steps: int = 600
     named: bool = False
     audit_options: tuple[str, ...] = field(default=())
@@ -251,6 +251,8 @@ def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
         "trainer",
         (
             "fit",
+            # What the codec keeps is on the page; a demo goes its way to the end.
+            "--force",
             "--preset",
             "mask-unet-tiny",
             *source,
