@@ -25,7 +25,7 @@ NAME = "ceiling.json"
 """Where the ceiling is kept, in a latent set or a run."""
 LEAST_SHARE = 0.6
 """A class is told apart after the codec when this share of its recognition is left."""
-_LEAST_RECALL = 0.3
+_LEAST_RECALL, _LEAST_TILES = 0.3, 5
 _FINISHED, _CONFIG = "finished.json", "config.yml"
 _QUICK = QuickOptions(steps=150)
 
@@ -36,8 +36,8 @@ class Ceiling:
 
     `psnr_db` and `ssim` are means over tiles, NaN where undefined. `kid` is the distance of
     reconstructions to real tiles, `faithfulness` what a segmenter reads in them over what it reads
-    in the tiles; both None without labelled tiles of two groups. `classes` holds, by name, `recall`
-    in real tiles and `share`, that of reconstructions over it.
+    in the tiles; both None without labelled tiles of two groups. `classes` holds, by name, in how
+    many `tiles` it is, its `recall` in real tiles and `share`, that of reconstructions over it.
     """
 
     tiles: int
@@ -49,11 +49,15 @@ class Ceiling:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Return the classes that real tiles show and reconstructions hardly do."""
+        """Return the classes that real tiles show and reconstructions hardly do; classes of fewer
+        than five tiles are not judged.
+        """
         return tuple(
             name
             for name, row in self.classes.items()
-            if (row["recall"] or 0) >= _LEAST_RECALL and (row["share"] or 0) < LEAST_SHARE
+            if (row["tiles"] or 0) >= _LEAST_TILES
+            and (row["recall"] or 0) >= _LEAST_RECALL
+            and (row["share"] or 0) < LEAST_SHARE
         )
 
     @property
@@ -266,6 +270,7 @@ def _class_rows(
             continue
         recalls = [total[cls.id, cls.id] / pixels for total in totals]
         rows[cls.name] = {
+            "tiles": int((before.counts[:, cls.id].sum(axis=1) > 0).sum()),
             "recall": float(recalls[0]),
             "share": float(recalls[1] / recalls[0]) if recalls[0] else None,
         }
