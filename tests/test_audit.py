@@ -512,3 +512,28 @@ def test_a_few_plain_files_are_read_without_starting_workers(
         tables.append((results / "tiles.parquet").read_bytes())
     assert started == [str(starts_workers), "True"]
     assert tables[0] == tables[1]
+
+
+def test_a_second_audit_that_ends_with_next_steps_imports_neither_pandas_nor_scipy(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "tiles"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        labels = np.zeros((64, 64), np.uint8)
+        labels[:, 20 + number :] = 3
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(root / f"{number}.png")
+        Image.fromarray(labels).save(root / f"{number}_mask.png")
+    code = (
+        "import sys\n"
+        "from histoprep.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print({'pandas', 'scipy'} & set(sys.modules), file=sys.__stdout__)\n"
+    )
+    command = [sys.executable, "-c", code, "audit", str(root)]
+    ended = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert "histoprep map init" in ended[1].stdout + ended[1].stderr
+    assert ended[1].stdout.splitlines()[-1] == "set()"
