@@ -231,3 +231,22 @@ def test_queries_that_make_no_sense_are_errors(
 ) -> None:
     with pytest.raises(UsageError):
         QueryEngine(tiles.columns, {}).rows(parse_query(pairs), marked)
+
+
+def test_a_file_that_ended_a_process_is_not_tried_again(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from histoprep.browse.pixels import UnreadableError
+
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("good", "bad"):
+        Image.new("RGB", (16, 16)).save(root / f"{name}.jpg")
+    workspace = Workspace.of(root)
+    workspace.folder.mkdir()
+    rows = [tile_row("good"), tile_row("bad", image_error="HP201 worker-died")]
+    write_tiles(workspace.tiles, rows, root)
+    reader = open_folder(workspace, LABEL_MAP).reader
+    assert reader.image(0).shape == (16, 16, 3)
+    with pytest.raises(UnreadableError, match="ended the process"):
+        reader.image(1)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from histoprep import tables
+from histoprep import rule_ids, tables
 from histoprep.browse.columns import (
     Category,
     ClassShares,
@@ -134,7 +134,13 @@ def open_folder(workspace: Workspace, label_map: LabelMap | None) -> TileSet:
     names = RowNames({"image": images, "mask": masks})
     findings, note = read_tile_findings(workspace.findings, names, file_digest(workspace.tiles))
     notes += [note] if note else []
-    reader = FilePixels(workspace.root, columns, options.tiles.mask_reading, to_classes)
+    reader = FilePixels(
+        workspace.root,
+        columns,
+        options.tiles.mask_reading,
+        to_classes,
+        refused=_refused(opened),
+    )
     folders = (workspace.root, *options.scan.unlabelled)
     return TileSet(
         workspace.root.name or str(workspace.root),
@@ -250,6 +256,19 @@ def _read_plain(
             if name in there
         },
     )
+
+
+def _refused(opened: pq.ParquetFile) -> dict[str, str]:
+    """Return the files that ended the process that read them when the table was made."""
+    verdict = rule_ids.UNREADABLE_FILE.verdict("worker-died")
+    names = [f"{what}_{column}" for what in ("image", "mask") for column in ("path", "error")]
+    found = {}
+    for batch in tables.read_batches(opened, names):
+        for what in ("image", "mask"):
+            ended = pc.fill_null(pc.equal(batch[f"{what}_error"], verdict), False)
+            for path in batch[f"{what}_path"].filter(ended).to_pylist():
+                found[path] = f"{verdict}: reading it ended the process that tried"
+    return found
 
 
 def _measures(opened: pq.ParquetFile) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ set themselves are never sent: what a browser gets was decoded and encoded here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -61,6 +61,8 @@ class FilePixels:
         reading: What was decided of masks that readers understand in two ways.
         class_ids: From labels to classes.
         path_of: From the path of a row to where the file is now.
+        refused: Paths of files that ended the process that read them, with the reason: this one
+            answers everybody, and does not try.
     """
 
     root: Path
@@ -68,6 +70,7 @@ class FilePixels:
     reading: Reading
     class_ids: Callable[[np.ndarray], np.ndarray]
     path_of: Callable[[str], str] = str
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def stamp(self, row: int) -> str:
         """Return paths, sizes and times of both files."""
@@ -110,6 +113,8 @@ class FilePixels:
         return f"{name}\0{state.st_size}\0{state.st_mtime_ns}"
 
     def _read(self, name: str, reading: Reading) -> tuple[bytes, imageio.Header]:
+        if name in self.refused:
+            raise UnreadableError(self.refused[name])
         with _explained():
             data = self._place(name).read_bytes()
             header = imageio.read_header(data, reading)
