@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from histoprep import tables
+from histoprep.browse.features import open_features, read_features
 from histoprep.browse.points import (
     colour_features,
     evenly,
     project,
-    read_features,
 )
 from histoprep.errors import UsageError
+from histoprep.schemas import latents as latent_schemas
 
 
 def test_two_scanners_are_two_clusters() -> None:
@@ -121,3 +123,41 @@ def test_files_without_features_are_errors(tmp_path: Path, table: dict[str, list
     path.write_text("no Parquet")
     with pytest.raises(UsageError, match="cannot be read"):
         read_features(path, pa.chunked_array([["a"]]))
+
+
+def test_latents_of_the_trainer_are_pooled(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    latents = rng.normal(size=(5, 2, 2, 3, 4, 4)).astype(np.float16)
+    np.save(tmp_path / "latents.npy", latents)
+    rows = [("b", 0, 2), ("strange", 2, 1), ("a", 3, 2), ("c", 5, 0)]
+    table = pa.table(
+        {
+            "tile_id": [row[0] for row in rows],
+            "split": ["train"] * 4,
+            "image_digest": [""] * 4,
+            "mask_digest": [""] * 4,
+            "first_entry": [row[1] for row in rows],
+            "num_windows": pa.array([row[2] for row in rows], pa.int32()),
+        },
+        schema=latent_schemas.SCHEMA,
+    )
+    tables.write_table(
+        tmp_path / latent_schemas.ENTRIES,
+        [table],
+        latent_schemas.SCHEMA,
+        kind=latent_schemas.KIND,
+        schema_version=latent_schemas.SCHEMA_VERSION,
+        metadata={},
+    )
+    ids = pa.chunked_array([["a", "b", "c"]])
+    with pytest.raises(UsageError, match="no latents"):
+        open_features(tmp_path, ids)
+    (tmp_path / latent_schemas.SUMMARY).write_text("{}")
+    found = open_features(tmp_path, ids)
+    assert found.rows.tolist() == [0, 1]
+    own = latents[3:5, 0, 0].astype(np.float64)
+    wanted = [*own.mean(axis=(0, 2, 3)), *own.std(axis=(0, 2, 3))]
+    assert found.values[0].tolist() == pytest.approx(wanted, abs=1e-3)
+    assert found.names[0] == "mean of latent 0"
+    with pytest.raises(UsageError, match="no tile"):
+        open_features(tmp_path, pa.chunked_array([["x"]]))

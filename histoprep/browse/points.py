@@ -7,16 +7,11 @@ in another split, are seen at a glance.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from histoprep.browse.columns import Columns
-from histoprep.errors import UsageError
 
 MAX_POINTS = 20_000
 # Each has to be decoded where it has no thumbnail yet.
@@ -41,25 +36,6 @@ class Projection:
     places: np.ndarray
     explained: tuple[float, float]
     names: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Numbers of tiles: `values` float32 [n, features] of `rows` int64 [n], ascending; NaN for
-    missing ones.
-    """
-
-    rows: np.ndarray
-    values: np.ndarray
-    names: tuple[str, ...]
-
-    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return those of `rows` that have features, in their order, and the features."""
-        if not len(self.rows):
-            return rows[:0], self.values
-        at = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        known = self.rows[at] == rows
-        return rows[known], self.values[at[known]]
 
 
 def evenly(rows: np.ndarray, most: int) -> np.ndarray:
@@ -104,53 +80,6 @@ def colour_features(image: np.ndarray) -> np.ndarray:
     """
     density = -np.log((image.reshape(-1, 3).astype(np.float32) + 1) / (_WHITE + 1))
     return np.concatenate([density.mean(axis=0), density.std(axis=0)]).astype(np.float32)
-
-
-def read_features(path: Path, tile_ids: pa.ChunkedArray) -> Features:
-    """Return features of tiles from a Parquet file: a column `tile_id`, and columns of numbers or
-    of lists of numbers, as encoders give them.
-
-    Raises:
-        UsageError: It is no such file, or names no tile.
-    """
-    expected = "a Parquet file with a column tile_id, and numbers or lists of numbers"
-    try:
-        table = pq.read_table(path)
-        names = table.column_names
-        if "tile_id" not in names or len(names) < 2:
-            raise UsageError(
-                "this file holds no features",
-                path=path,
-                seen=", ".join(names)[:200],
-                expected=expected,
-            )
-        at = pc.index_in(table["tile_id"].cast(pa.string()), value_set=tile_ids.combine_chunks())
-        parts = {name: _matrix(table[name]) for name in names if name != "tile_id"}
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UsageError(
-            f"the features cannot be read: {error}", path=path, expected=expected
-        ) from error
-    rows = pc.fill_null(at, -1).to_numpy().astype(np.int64)
-    known = np.flatnonzero(rows >= 0)
-    if not len(known):
-        raise UsageError("the features are of no tile of this set", path=path)
-    order = known[np.argsort(rows[known], kind="stable")]
-    values = np.concatenate(list(parts.values()), axis=1)[order]
-    labels = [
-        name if matrix.shape[1] == 1 else f"{name} {place}"
-        for name, matrix in parts.items()
-        for place in range(matrix.shape[1])
-    ]
-    return Features(rows[order], values, tuple(labels))
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a column of numbers, or of lists of one length, as float32 [n, numbers]."""
-    whole = column.combine_chunks()
-    if pa.types.is_list(whole.type) or pa.types.is_fixed_size_list(whole.type):
-        flat = whole.flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat, np.float32).reshape(len(whole), -1)
-    return np.asarray(whole.to_numpy(zero_copy_only=False), np.float32).reshape(-1, 1)
 
 
 def project(values: np.ndarray, names: tuple[str, ...]) -> Projection:

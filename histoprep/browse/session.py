@@ -17,6 +17,7 @@ from histoprep.browse import pixels, points
 from histoprep.browse.beside import matching_rows
 from histoprep.browse.columns import ShownClass, places_in
 from histoprep.browse.decisions import Journal, MarkedRows
+from histoprep.browse.features import Features
 from histoprep.browse.findings import TileFinding
 from histoprep.browse.opening import TileSet
 from histoprep.browse.overview import class_rows, group_rows, label_table, pair_table
@@ -43,7 +44,7 @@ class Session:
     tiles: TileSet
     journal: Journal
     others: tuple[TileSet, ...] = ()
-    features: points.Features | None = None
+    features: Features | None = None
     _colour_features: dict[int, np.ndarray | None] = field(default_factory=dict)
     _decoded: OrderedDict[tuple[int, str], np.ndarray | None] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from histoprep.browse.opening import TileSet
 
 
+LATENTS = "latents"
+
+
 def browse(
     target: Annotated[
         Path,
@@ -42,9 +45,9 @@ def browse(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Parquet file with a column tile_id and numbers of an encoder, for the map of"
-            " points.",
-            show_default=False,
+            help="Numbers of an encoder for the map: a Parquet file with tile_id, or a folder of"
+            " trainer encode.",
+            show_default="latents in the workspace, if any",
         ),
     ] = None,
     map_name: MapName = None,
@@ -78,13 +81,16 @@ def browse(
     """
     _check_installed()
     from histoprep.browse.decisions import NAME, Journal
-    from histoprep.browse.points import read_features
+    from histoprep.browse.features import open_features
     from histoprep.browse.server import listen, serve
     from histoprep.browse.session import Session
+    from histoprep.schemas.latents import SUMMARY
 
     tiles = _open(target, map_name, workspace_folder, workers)
     others = tuple(_open(path, map_name, None, workers) for path in beside or ())
-    known = None if features is None else read_features(features, tiles.columns.tile_ids)
+    encoded = features or tiles.workspace / LATENTS
+    has_features = features is not None or (encoded / SUMMARY).is_file()
+    known = open_features(encoded, tiles.columns.tile_ids) if has_features else None
     session = Session(tiles, Journal(tiles.workspace / NAME, sign), others, known)
     session.warm_up()
     listening = listen(port)
