@@ -54,6 +54,11 @@ def make_blobs(root: Path, num_train: int, num_test: int) -> Path:
             path = root / split / NAMES[label] / f"{split}-{index:04d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, encode_rgb_png(blob(label, rng)))
+    return write_manifest_of(root)
+
+
+def write_manifest_of(root: Path) -> Path:
+    """Audit root/train/<class> and root/test/<class> and return the manifest."""
     workspace = Workspace.of(root)
     tiles = ensure_tiles(workspace, ScanOptions(layout=Layout.CLASS_FOLDERS), workers=1)
     build_manifest(tiles, raw_label_map(tiles), ManifestOptions(), workspace.manifest)

@@ -4,6 +4,7 @@ weights.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from coloured_blobs import make_blobs, write_manifest_of
 from torch import Tensor, nn
 
-from trainer.engine.checkpoints import find_checkpoint, load_weights
+from trainer.config_layers import load_config
+from trainer.engine.checkpoints import find_checkpoint, load_run_config, load_weights
 from trainer.engine.fit import fit
 from trainer.engine.initial_weights import fit_classes
 from trainer.errors import ConfigError, HistoprepError
 from trainer.models.denoisers.mask_unet import Config as MaskUNetConfig
 from trainer.models.denoisers.reference_unet import Config as ReferenceConfig
+from trainer.recipes import segmenter
 from trainer.reporter import Reporter
 from trainer.stage import Classes
 
@@ -190,3 +194,46 @@ def test_a_metric_that_improves_is_not_stopped(toy_config: Make) -> None:
 def test_a_stage_without_validation_cannot_stop_early(toy_config: Make) -> None:
     with pytest.raises(ConfigError, match="early_stopping"):
         fit(toy_config(two_stages=True, early_stopping={"patience": 1}))
+
+
+def test_a_classifier_goes_on_with_other_classes(tmp_path: Path) -> None:
+    """Both stages begin with their weights; a class that left and one that came are named."""
+    first = make_blobs(tmp_path / "first", 45, 9)
+    # "green" becomes "yellow"; ids of classes follow their names.
+    for split in ("train", "test"):
+        shutil.copytree(tmp_path / "first" / split, tmp_path / "second" / split)
+        folder = tmp_path / "second" / split
+        (folder / "green").rename(folder / "yellow")
+    second = write_manifest_of(tmp_path / "second")
+    sets = ["accelerator=cpu", "guidance.duration={epochs: 1}", "duration={epochs: 1}"]
+    options: dict[str, Any] = {"preset": "diffmic-tiny", "sets": sets}
+    fit(load_config(manifest=str(first), out=str(tmp_path / "run"), **options))
+    said, reporter = _notes()
+    run = str(tmp_path / "run")
+    base = load_run_config(run)
+    config = load_config(
+        base=base, manifest=str(second), out=str(tmp_path / "next"), init=run, sets=sets
+    )
+    fit(config, reporter=reporter)
+    for stage in ("guidance", "diffusion"):
+        assert any(f"run/{stage}/checkpoints" in line for line in said), said
+    assert said.count("new classes begin at random: yellow") == 2
+    assert said.count("classes that are no longer there: green") == 2
+    assert said.count("classes whose id is another now: red") == 2
+
+
+def test_a_segmenter_keeps_its_classes_by_name() -> None:
+    config = segmenter.Network(encoder="unet", width=8, num_stages=2)
+    torch.manual_seed(0)
+    old, new = (segmenter.build_segmenter(config, count) for count in (3, 4))
+    classes = Classes(
+        ["Unknown", "Tumour", "Stroma"],
+        ["Unknown", "Stroma", "Fat", "Tumour"],
+        lambda count: segmenter.build_segmenter(config, count),
+    )
+    fitted, _ = fit_classes(old.state_dict(), new.state_dict(), classes)
+    new.load_state_dict(fitted)
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        before, after = old.eval()(images), new.eval()(images)
+    assert torch.allclose(before, after[:, [0, 3, 1]], atol=1e-6)
