@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,7 +34,7 @@ from trainer.errors import DataError
 from trainer.signals import saying
 
 if TYPE_CHECKING:
-    from histoprep.shards import TileSource
+    from histoprep.shards import Tile, TileSource
     from trainer.models.codec import Codec
 
 TRAIN = "train"
@@ -259,6 +259,8 @@ class _EntryTiles:
     tiles: TileSource
     place: _Placed
     on_unreadable: OnUnreadable
+    # The crops of a tile follow each other: each process decodes a tile once for all of them.
+    _last: tuple[int, Tile | HistoprepError] | None = field(default=None, repr=False)
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size], `readable`
@@ -269,11 +271,10 @@ class _EntryTiles:
         mask = np.zeros((len(positions), size, size), dtype=np.uint8)
         readable = np.ones(len(positions), dtype=bool)
         for index, entry in enumerate(positions.tolist()):
-            try:
-                tile = self.tiles.read(int(self.place.rows[entry]))
-            except HistoprepError:
+            tile = self._read(int(self.place.rows[entry]))
+            if isinstance(tile, HistoprepError):
                 if self.on_unreadable == "stop":
-                    raise
+                    raise tile
                 readable[index] = False
                 continue
             top, left = self.place.corners[entry]
@@ -285,6 +286,15 @@ class _EntryTiles:
             "mask": torch.from_numpy(mask),
             "readable": torch.from_numpy(readable),
         }
+
+    def _read(self, row: int) -> Tile | HistoprepError:
+        """Return a tile, or why it cannot be read."""
+        if self._last is None or self._last[0] != row:
+            try:
+                self._last = (row, self.tiles.read(row))
+            except HistoprepError as error:
+                self._last = (row, error)
+        return self._last[1]
 
 
 def _write_chunks(

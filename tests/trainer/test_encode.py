@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -567,3 +568,23 @@ def test_real_tissue_through_real_tiny_codecs(
     ).latents
     assert latents.shape == (channels, 16, 16) and not latents.has_std
     assert report_codec(latents, tiles, codec, num_tiles=2)["psnr_db"]["min"] > 17
+
+
+def test_a_tile_is_read_once_for_all_its_crops(codec_folder: Path, tmp_path: Path) -> None:
+    manifest = write_tiles(tmp_path / "data", 4, 2 * SIZE)
+    opened: list[str] = []
+    watching = True
+
+    def spy(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open" and str(arguments[0]).endswith(".png"):
+            opened.append(Path(str(arguments[0])).name)
+
+    sys.addaudithook(spy)
+    options = EncodeOptions(views=1, batch_size=3, image_size=SIZE, fit="tile")
+    result = encode_tiles(
+        open_tiles(manifest), load_codec(codec_folder), tmp_path / "latents", options
+    )
+    watching = False
+    assert result.num_entries == 4 * 4
+    assert opened and max(Counter(opened).values()) <= 2  # an image and its mask share a name
+    assert len(opened) <= 8
