@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 TRAIN = "train"
 PIXEL_TRANSFORM = "x / 127.5 - 1"
 _CHUNK_BYTES = 16 << 20
+# A killed run loses at most one chunk; of small crops, 16 MiB would be many minutes of work.
+_CHUNK_ENTRIES = 1024
 _LEAST_STD = 1e-6
 
 Advance = Callable[[int], object]
@@ -140,6 +142,7 @@ def encode_tiles(
     with locked(out):
         layout = _layout(place, codec, options)
         writer = LatentWriter(out, layout, _request(tiles, codec, place, options), anew=force)
+        layout = writer.layout
         before = writer.done
         advance(sum(len(chunk) for chunk in layout.chunks()[:before]))
         with saying(
@@ -227,7 +230,8 @@ def _layout(place: _Placed, codec: Codec, options: EncodeOptions) -> LatentLayou
     num_parts = 1 if probe.std is None else 2
     entry_bytes = 2 * options.views * num_parts * channels * height * width
     # Whole batches make a chunk: the numbers of a batch may depend on its size.
-    chunk = max(1, _CHUNK_BYTES // entry_bytes // options.batch_size) * options.batch_size
+    entries = min(_CHUNK_BYTES // entry_bytes, _CHUNK_ENTRIES)
+    chunk = max(1, entries // options.batch_size) * options.batch_size
     return LatentLayout(
         len(place.rows), VIEW_ORDER[: options.views], num_parts, (channels, height, width), chunk
     )

@@ -588,3 +588,22 @@ def test_a_tile_is_read_once_for_all_its_crops(codec_folder: Path, tmp_path: Pat
     assert result.num_entries == 4 * 4
     assert opened and max(Counter(opened).values()) <= 2  # an image and its mask share a name
     assert len(opened) <= 8
+
+
+def test_a_set_begun_with_longer_chunks_is_finished_as_it_is(
+    manifest: Path, codec_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles, codec = open_tiles(manifest), load_codec(codec_folder)
+    monkeypatch.setattr(trainer.encode, "_CHUNK_BYTES", 12 * 2 * 2 * 2 * 4 * 4 * 4)
+    encode_tiles(tiles, codec, tmp_path / "whole", OPTIONS)
+    with pytest.raises(Stop):
+        encode_tiles(tiles, codec, tmp_path / "stopped", OPTIONS, advance=stop_after(13))
+    # Now chunks of 3 crops: what is there stays, and a whole set needs nothing more.
+    monkeypatch.setattr(trainer.encode, "_CHUNK_ENTRIES", 3)
+    assert encode_tiles(tiles, codec, tmp_path / "whole", OPTIONS).num_encoded == 0
+    assert encode_tiles(tiles, codec, tmp_path / "stopped", OPTIONS).num_encoded == NUM_TILES - 12
+    lines = (tmp_path / "stopped" / JOURNAL).read_text().splitlines()
+    assert len(lines) == 1 + 1 + 3
+    for name in ("latents.npy", "latents.json", "entries.parquet"):
+        first, second = ((tmp_path / run / name).read_bytes() for run in ("whole", "stopped"))
+        assert first == second, name

@@ -5,9 +5,11 @@ killed run goes on with the same bytes.
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ _REQUEST_KEYS = {"tiles", "codec"}
 @dataclass(frozen=True)
 class LatentLayout:
     """What the array will look like: `num_entries` of [views, parts, channels, height, width],
-    written `chunk` entries at a time.
+    written `chunk` entries at a time. `written` are the lengths of chunks that are there already;
+    another version may have made longer ones.
     """
 
     num_entries: int
@@ -39,6 +42,7 @@ class LatentLayout:
     num_parts: int
     shape: tuple[int, int, int]
     chunk: int
+    written: tuple[int, ...] = ()
 
     @property
     def entry_shape(self) -> tuple[int, ...]:
@@ -58,10 +62,11 @@ class LatentLayout:
 
     def chunks(self) -> list[range]:
         """Return the entries of each chunk."""
-        return [
-            range(start, min(start + self.chunk, self.num_entries))
-            for start in range(0, self.num_entries, self.chunk)
-        ]
+        ends = [*itertools.accumulate(self.written)]
+        ends += range((ends or [0])[-1] + self.chunk, self.num_entries, self.chunk)
+        if (ends or [0])[-1] < self.num_entries:
+            ends.append(self.num_entries)
+        return [range(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 class LatentWriter:
@@ -81,6 +86,9 @@ class LatentWriter:
         if anew:
             (folder / checksums.CHECKSUMS).unlink(missing_ok=True)
         self._lines = [] if anew else self._read_journal()
+        entry_bytes = 2 * math.prod(layout.entry_shape)
+        lengths = tuple(line["bytes"][LATENTS] // entry_bytes for line in self._lines)
+        self.layout = replace(layout, written=lengths)
         self.done = len(self._lines)
         self.skipped: list[int] = [row for line in self._lines for row in line["skipped"]]
         self._cut_back()
