@@ -132,8 +132,13 @@ def open_folder(workspace: Workspace, label_map: LabelMap | None) -> TileSet:
         categories |= _from_manifest(manifest, tile_ids)
     columns = Columns(tile_ids, images, masks, categories, numbers, shares)
     names = RowNames({"image": images, "mask": masks})
-    findings, note = read_tile_findings(workspace.findings, names, file_digest(workspace.tiles))
+    digest = file_digest(workspace.tiles)
+    findings, note = read_tile_findings(workspace.findings, names, digest)
     notes += [note] if note else []
+    if workspace.review.is_file():
+        reviewed, note = read_tile_findings(workspace.review, names, digest)
+        findings += reviewed
+        notes += [note] if note else []
     reader = FilePixels(
         workspace.root,
         columns,
@@ -190,9 +195,14 @@ def open_packed(path: Path, workspace: Path | None) -> TileSet:
         back = np.full(opened.metadata.num_rows, -1, np.int64)
         back[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         names = RowNames({"image": every["image_path"], "mask": every["mask_path"]})
-        found, note = read_tile_findings(own.findings, names, file_digest(own.tiles))
-        findings = [_moved(finding, back) for finding in found]
+        digest = file_digest(own.tiles)
+        found, note = read_tile_findings(own.findings, names, digest)
         notes += [note] if note else []
+        if own.review.is_file():
+            reviewed, note = read_tile_findings(own.review, names, digest)
+            found += reviewed
+            notes += [note] if note else []
+        findings = [_moved(finding, back) for finding in found]
     columns = Columns(tile_ids, images, masks, categories, numbers, shares)
     reader: PixelReader = (
         ShardPixels(TileSource(str(path)))

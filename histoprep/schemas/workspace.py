@@ -132,6 +132,11 @@ class Workspace:
         return self.folder / "findings.parquet"
 
     @property
+    def review(self) -> Path:
+        """Return the path of the findings of `trainer review`."""
+        return self.folder / "review.parquet"
+
+    @property
     def suggested_pairs(self) -> Path:
         """Return the path of the table of pairs that an audit suggests."""
         return self.folder / "suggested-pairs.csv"

@@ -29,6 +29,11 @@ COMMANDS = {
     ),
     "runs": ("runs", "runs", "Compare the runs in a folder: a table and a plot."),
     "export": ("export", "export", "Write a trained network for other programs, with a card."),
+    "review": (
+        "review",
+        "review",
+        "Rank masks by how they disagree with what all other slides teach.",
+    ),
     "verify": (
         "verify",
         "verify",

@@ -17,6 +17,7 @@ from trainer.models.segmenter import LITE_BLOCKS, LiteDecoder
 from trainer.recipes.segmenter import class_weights, pixel_loss
 
 _MAX_CELLS = 16
+_WARMUP_SHARE = 0.2
 _COARSE_PX = BLOCK_STRIDES[LITE_BLOCKS[-1]]
 _RATIOS = tuple(_COARSE_PX // BLOCK_STRIDES[block] for block in LITE_BLOCKS)
 # Scores are compared with every second pixel of the mask, a quarter of the work.
@@ -25,7 +26,7 @@ _MASK_STEP = 2
 
 @dataclass(frozen=True, slots=True)
 class QuickOptions:
-    """How to train: optimiser steps of `batch_size` crops of at most 256 px a side."""
+    """How to train: optimiser steps, at least 4, of `batch_size` crops of at most 256 px a side."""
 
     steps: int = 300
     batch_size: int = 8
@@ -99,7 +100,11 @@ def _train(
         decoder.parameters(), options.lr, weight_decay=options.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, options.lr, total_steps=options.steps, pct_start=0.2, cycle_momentum=False
+        optimiser,
+        options.lr,
+        total_steps=options.steps,
+        pct_start=max(_WARMUP_SHARE, 2 / options.steps),
+        cycle_momentum=False,
     )
     cells = min(
         _MAX_CELLS, *(min(tile.maps[-1].shape[-2:]) for tile in tiles), *_whole_cells(tiles)
