@@ -63,6 +63,8 @@ OUTPUTS = {
     "fit --dry-run": "trainer fit --manifest MANIFEST --preset codec-tiny --dry-run --out OUT",
     "encode --out": "trainer encode --manifest MANIFEST --codec nowhere --image-size 32 --out OUT",
     "predict --out": "trainer predict nowhere FOLDER --out OUT",
+    "evaluate --out": "trainer evaluate --real MANIFEST --synthetic nowhere --out OUT",
+    "review --out": "trainer review MANIFEST --out OUT.png",
 }
 WAYS = ("straight", "deeper", "through a link", "unlabelled")
 

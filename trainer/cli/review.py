@@ -42,13 +42,15 @@ def review(
         histoprep browse tiles
     """
     from histoprep.schemas.manifest import open_named_manifest
-    from histoprep.schemas.workspace import Workspace
+    from histoprep.schemas.workspace import Workspace, check_outside
     from trainer.classification.table import write_csv
     from trainer.evaluation.sides import limit_side, real_side
     from trainer.review import browse_command, review_masks, write_review
 
     opened = open_named_manifest(manifest)
     opened.check_root(f"trainer review {manifest}")
+    if out is not None:
+        check_outside(out, opened.data_folders, "a review", text=True)
     side = limit_side(real_side(str(manifest)), limit, seed)
     with console.progress("review", len(side), "tiles") as meter:
         found = review_masks(side, seed=seed, device=device, advance=meter.advance)
