@@ -207,6 +207,34 @@ def test_a_codec_that_normalises_over_the_image_has_no_halo(tmp_path: Path):
     assert load_codec(save_kl(tmp_path / "codec")).halo is None
 
 
+class _TonedCodec(PixelCodec):
+    """A codec that normalises over what it decodes, as one with group norms does."""
+
+    halo = None
+
+    def decode(self, raw: Tensor) -> Tensor:
+        decoded = super().decode(raw)
+        return (0.2 * decoded - 0.8 * decoded.mean((2, 3), keepdim=True)).clamp(-1, 1)
+
+
+def test_tiles_of_a_codec_that_normalises_fade_into_each_other():
+    """Smooth latents: all steps between pixels are small, but for the tones of the tiles."""
+    ramp = torch.linspace(-1, 1, 64)
+    latents = (ramp[:, None] + ramp).expand(1, 3, 64, 64) / 2
+    faded = _generator(_TonedCodec(), tile_px=256)
+    hard = _generator(_TonedCodec(), tile_px=256)
+    hard.codec.halo = 0
+
+    def largest_step(generator: Generator) -> int:
+        image, finite = generator._decode(latents)
+        assert finite.all()
+        levels = image[0].astype(int)
+        return max(int(np.abs(np.diff(levels, axis=axis)).max()) for axis in (0, 1))
+
+    assert largest_step(hard) > 30
+    assert largest_step(faded) <= 4
+
+
 def test_noise_belongs_to_positions_whatever_the_size_of_the_image():
     generator = _generator()
     large = generator._noise(3, ["a", "b"], (3, 150, 100), "sample")

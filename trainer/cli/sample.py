@@ -268,7 +268,7 @@ def sample(
         if generator.codec.halo is None:
             console.warn(
                 "this codec normalises over the whole image, so tiles that are decoded one by one"
-                " may show seams; a larger --tile-size has fewer"
+                " may differ in tone, and fade into each other; a larger --tile-size has fewer"
             )
     generator = _made_fast(replace(generator, tile_px=tile_px), compiled=compile_)
     if scales:

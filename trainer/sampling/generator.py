@@ -30,12 +30,15 @@ from trainer.sampling.tiling import (
     TiledDenoise,
     areas_needed,
     cut_tiles,
+    fade_into,
     grow,
+    reach_over,
     scale_area,
 )
 
 _NOISE_BLOCK = 64
-_FALLBACK_HALO = 16
+# Around and into the next tile, in latents, for codecs without a halo of their own.
+_FALLBACK_HALO, _FADE = 16, 12
 _CROP_TILE_LATENTS = 64
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -200,6 +203,9 @@ class Generator:
     def _decode(self, latents: Tensor, area: Area | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return images, uint8 [batch, height, width, 3], black where no tile touches `area`, and
         which of them had finite numbers only, bool [batch].
+
+        Tiles of a codec that normalises over the image differ a little in tone: each fades into the
+        next.
         """
         factor = int(self.codec.factor)
         size = (latents.shape[-2], latents.shape[-1])
@@ -208,14 +214,16 @@ class Generator:
             tile = tile or _CROP_TILE_LATENTS
         images = np.zeros((len(latents), factor * size[0], factor * size[1], 3), dtype=np.uint8)
         finite = np.ones(len(latents), dtype=bool)
-        for part in cut_tiles(size, tile or max(size), self._decoder_halo, area):
-            inside, own = scale_area(part.inside, factor), scale_area(part.own, factor)
+        fade = _FADE if self.codec.halo is None else 0
+        needed = None if area is None else grow(area, fade, size)
+        for part in cut_tiles(size, tile or max(size), self._decoder_halo, needed):
+            target, inside = (scale_area(region, factor) for region in reach_over(part, fade, size))
             # In half precision the decoders of some codecs overflow.
             with nullcontext() if self.precision == "fp16" else self._autocast():
                 decoded = self.codec.decode(self.scaling.denormalise(latents[:, :, *part.seen]))
             pixels = decoded[:, :, *inside].float().cpu()
             finite &= pixels.isfinite().flatten(1).all(1).numpy()
-            images[:, *own] = to_uint8(pixels.numpy())
+            fade_into(images[:, *target], to_uint8(pixels.numpy()), target, factor * fade)
         return images, finite
 
     def _known(self, kept: Kept) -> Known:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Integer, UInt8
 from torch import Tensor
 
 from trainer.diffusion.guidance import Denoise, guided
@@ -91,6 +92,54 @@ def areas_needed(area: Area, halo: int, size: tuple[int, int], num_calls: int) -
     """
     for left in reversed(range(num_calls)):
         yield grow(area, left * halo, size)
+
+
+def reach_over(tile: Tile, margin: int, size: tuple[int, int]) -> tuple[Area, Area]:
+    """Return the area of a tile with a margin below and on the right, as far as the image goes, and
+    where that lies in what is computed.
+    """
+    rows, columns = (
+        slice(part.start, min(end, part.stop + margin))
+        for part, end in zip(tile.own, size, strict=True)
+    )
+    inside = tuple(
+        slice(part.start - window.start, part.stop - window.start)
+        for part, window in zip((rows, columns), tile.seen, strict=True)
+    )
+    return (rows, columns), (inside[0], inside[1])
+
+
+def fade_into(
+    before: UInt8[np.ndarray, "batch height width 3"],
+    image: UInt8[np.ndarray, "batch height width 3"],
+    area: Area,
+    fade_px: int,
+) -> None:
+    """Write a tile into the part of an image that it belongs to, in place: where the tiles above
+    and on the left reach into it, from theirs to this one over `fade_px` pixels.
+
+    Args:
+        before: The part of the image, with what those tiles wrote.
+        image: The tile.
+        area: Where both are in the image, in pixels.
+        fade_px: How far earlier tiles reach into this one; 0 for not at all.
+    """
+    if not fade_px:
+        before[...] = image
+        return
+    rows, columns = (_ramp(part, fade_px) for part in area)
+    weights = (rows[:, None] * columns)[..., None]
+    before[...] = np.rint(before + weights * (image.astype(np.float32) - before)).astype(np.uint8)
+
+
+def _ramp(part: slice, fade_px: int) -> np.ndarray:
+    """Return the weight of a tile along its rows or columns, float32: rising to 1 where there is a
+    tile before it.
+    """
+    places = np.arange(part.stop - part.start, dtype=np.float32)
+    if part.start == 0:
+        return np.ones_like(places)
+    return np.minimum(1.0, (places + 0.5) / fade_px).astype(np.float32)
 
 
 def scale_area(area: Area, factor: int) -> Area:
