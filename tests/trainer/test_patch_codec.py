@@ -16,6 +16,7 @@ from trainer.cli import run as trainer
 from trainer.config_layers import load_config
 from trainer.data.transforms import to_float
 from trainer.metrics.reconstruction import psnr
+from trainer.models.codec import Codec
 from trainer.models.patch_codec import PatchAutoencoder
 from trainer.recipes.codec import CodecStage, Config
 from trainer.recipes.codecs import load_codec
@@ -97,3 +98,30 @@ def test_the_start_is_a_function_of_the_data_alone(demo_manifest: Path, tmp_path
         module = CodecStage(config, open_tiles(demo_manifest)).module
         starts.append(module.state_dict()["autoencoder.encoder.project.weight"].clone())
     assert torch.equal(*starts)
+
+
+def test_a_crop_with_the_halo_is_decoded_as_in_the_whole() -> None:
+    torch.manual_seed(0)
+    network = PatchAutoencoder(8, 4, 16, 2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    latents = torch.randn(1, 4, 20, 20)
+    codec = Codec(network, "patches")
+    whole, halo = codec.decode(latents), codec.halo
+    assert halo == 6
+    crop = codec.decode(latents[..., 9 - halo : 11 + halo, 9 - halo : 11 + halo])
+    inside = slice(8 * halo, -8 * halo)
+    assert torch.allclose(crop[..., inside, inside], whole[..., 72:88, 72:88], atol=1e-5)
+
+
+def test_export_refuses_a_codec_that_diffusers_does_not_have(
+    demo_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    short = ["--set", "duration.steps=1", "--set", "batch_size=2"]
+    fit = ["fit", "--manifest", str(demo_manifest), *short]
+    codec, model = str(tmp_path / "codec"), str(tmp_path / "ldm")
+    assert trainer([*fit, "--preset", "codec-tiny", "--out", codec]) == 0
+    ldm = ["--preset", "ldm-tiny", "--codec", codec, "--out", model, "--force"]
+    assert trainer([*fit, *ldm]) == 0
+    assert trainer(["export", model, "--out", str(tmp_path / "exported")]) == 2
+    assert "codec of patches" in capfd.readouterr().err

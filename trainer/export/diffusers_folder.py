@@ -13,6 +13,7 @@ import safetensors.torch
 from histoprep import checksums
 from histoprep.durable import write_text
 from histoprep.labels import format_label_map
+from trainer.errors import UsageError
 from trainer.export.bundle import bundle
 from trainer.export.card import card_of
 from trainer.recipes.ldm import load_generator, read_facts
@@ -38,10 +39,17 @@ def export_generator(run: Path, out: Path, config: Config, *, codec: str | None 
         codec: Where the codec is now, if not where it was.
 
     Raises:
-        UsageError: When the codec is not here.
+        UsageError: When the codec is not here, or is none that diffusers has.
         CheckpointError: When there is no whole checkpoint.
     """
     generator, facts = load_generator(run, codec=codec), read_facts(run)
+    if not hasattr(generator.codec.autoencoder, "save_pretrained"):
+        raise UsageError(
+            "the codec of this run is a codec of patches, which diffusers does not have",
+            path=generator.codec.identifier,
+            expected="an autoencoder of diffusers, such as a run of codec-512",
+            hint="trainer fit --recipe codec --set architecture.kind=kl, then fit with that codec",
+        )
     _write_unet(out / "unet", generator, config, facts.channels)
     generator.codec.autoencoder.save_pretrained(out / "vae", safe_serialization=True)
     module = type(config.model).__module__

@@ -66,7 +66,11 @@ class Codec(nn.Module):
         self.factor: int = 2 ** (len(widths) - 1)
         self.channels: int = config.latent_channels
         self.shift, self.scale = _own_scaling(config, self.channels)
-        self.halo = _reach_of_decoder(self.autoencoder) if self.is_tiny else None
+        self.halo: int | None = (
+            _reach_of_decoder(self.autoencoder)
+            if self.is_tiny
+            else getattr(autoencoder, "halo", None)
+        )
         self.digest = weights_digest(autoencoder)
         if image_range != "signed":
             self.digest = hashlib.sha256(f"{self.digest} {image_range}".encode()).hexdigest()

@@ -103,6 +103,9 @@ class PatchAutoencoder(nn.Module):
         self.config = SimpleNamespace(
             latent_channels=latent_channels, block_out_channels=(width,) * stages
         )
+        # Of the decoder: both corrections, the convolution between them, and less than one latent
+        # of pixels at their borders.
+        self.halo = 2 * num_layers + 2
         self.encoder = PatchEncoder(factor, latent_channels, width, num_layers)
         self.decoder = PatchDecoder(factor, latent_channels, width, num_layers)
 
