@@ -66,8 +66,8 @@ def check_tile_px(generator: Generator, tile_px: int) -> int:
 def _bytes_per_pixel(generator: Generator) -> float:
     shapes = copy_shapes(generator.denoiser)
     side = 4 * generator.multiple_px
-    one, two = (
+    single, double = (
         count_activation_bytes(shapes, count, side, int(generator.codec.factor)) for count in (1, 2)
     )
-    network = _SAMPLES_OF_IMAGE * (two - one) / side**2
+    network = _SAMPLES_OF_IMAGE * (double - single) / side**2
     return max(network, 4.0 * _DECODER_MAPS * int(generator.codec.decoder_width))

@@ -179,12 +179,12 @@ class TiledDenoise:
         for tile in cut_tiles(size, self.tile, self.halo, needed):
             pixels = scale_area(tile.seen, factor)
             for index in range(len(x)):
-                one = slice(index, index + 1)
+                image = slice(index, index + 1)
                 denoise: Denoise = guided(
-                    self.model, self.mask[one, :, *pixels], self.guidance_scale
+                    self.model, self.mask[image, :, *pixels], self.guidance_scale
                 )
-                part = denoise(x[one, :, *tile.seen], t[one])
-                result[one, :, *tile.own] = part[:, :, *tile.inside].to(x.dtype)
+                part = denoise(x[image, :, *tile.seen], t[image])
+                result[image, :, *tile.own] = part[:, :, *tile.inside].to(x.dtype)
         return result
 
 
