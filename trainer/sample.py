@@ -93,7 +93,7 @@ def sample_dataset(
         },
     )
     chosen = range(min(len(masks), limit or len(masks)))
-    num_made = num_done = 0
+    num_made = num_done = most_pixels = 0
     # The lock is a file in the workspace, which may be somebody's.
     dataset.refuse_foreign_files()
     with (
@@ -115,8 +115,10 @@ def sample_dataset(
                 dataset.write(tile_ids, images, parts)
                 num_made += len(batch)
             num_done += len(batch)
+            most_pixels = max(most_pixels, parts[0].size)
             advance(len(batch))
-        manifest = dataset.finish(dict(zip(masks.ids, masks.splits, strict=True)), masks.label_map)
+        splits = dict(zip(masks.ids, masks.splits, strict=True))
+        manifest = dataset.finish(splits, masks.label_map, most_pixels=most_pixels)
     return SampleResult(num_made, len(chosen) - num_made, manifest)
 
 

@@ -473,6 +473,7 @@ def ensure_tiles(
     note: Callable[[str], object] = lambda text: None,
     reading: Reading = UNDECIDED,
     verify: bool = False,
+    least_max_pixels: int = 0,
 ) -> Path:
     """Return the path of an up-to-date tiles.parquet; only new and changed files are read.
 
@@ -485,6 +486,7 @@ def ensure_tiles(
         note: Called with how the data set is read, where that was found out.
         reading: Adds to what was decided about masks that readers understand in two ways.
         verify: Read every file, not only those that changed.
+        least_max_pixels: Images of up to so many pixels are read, if the options say less.
 
     Raises:
         UsageError: The options make no sense.
@@ -495,7 +497,9 @@ def ensure_tiles(
     earlier = earlier_options(workspace)
     decided = earlier.tiles.mask_reading.updated(reading)
     options = TableOptions(scan=scan_options, tiles=TileOptions()) if scan_options else earlier
-    options = replace(options, tiles=options.tiles.with_reading(decided))
+    max_pixels = max(options.tiles.max_pixels, least_max_pixels)
+    tiles = replace(options.tiles.with_reading(decided), max_pixels=max_pixels)
+    options = replace(options, tiles=tiles)
     with locked(workspace.folder):
         table = TileTable(workspace, options)
         if verify:

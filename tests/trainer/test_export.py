@@ -21,7 +21,7 @@ from trainer.cli import run as run_command
 from trainer.config_layers import dump_config
 from trainer.data.latent_scaling import LatentScaling
 from trainer.diffusion.samplers import Solver
-from trainer.engine.checkpoints import CheckpointFolder, Snapshot
+from trainer.engine.checkpoints import CheckpointFolder, Snapshot, load_run_config
 from trainer.recipes import segmenter
 from trainer.recipes.codecs import load_codec
 from trainer.recipes.ldm import load_generator
@@ -171,3 +171,24 @@ def test_a_recipe_without_an_export_is_refused(toy_config: Any, tmp_path: Path) 
 
     fit(toy_config())
     assert run_command(["export", str(tmp_path / "run"), "--out", "x"]) == ExitCode.USAGE
+
+
+def test_a_model_with_a_codec_of_patches_gives_the_same_pixels_elsewhere(
+    demo_manifest: Path, tmp_path: Path
+) -> None:
+    fit = ["fit", "--manifest", str(demo_manifest)]
+    short = ["--set", "duration.steps=1", "--set", "batch_size=2"]
+    codec, model, out = (tmp_path / name for name in ("codec", "ldm", "out"))
+    patches = ["--preset", "codec-tiny", "--out", str(codec)]
+    assert run_command([*fit, *short, *patches]) == ExitCode.OK
+    ldm = ["--preset", "mask-unet-tiny", "--codec", str(codec), "--out", str(model), "--force"]
+    assert run_command([*fit, *short, *ldm]) == ExitCode.OK
+    assert run_command(["export", str(model), "--out", str(out)]) == ExitCode.OK
+    masks = np.random.default_rng(1).integers(0, 3, (2, 64, 64)).astype(np.uint8)
+    sampling = load_run_config(model).sampling
+    solver = Solver(sampling.solver, sampling.num_inference_steps, sampling.eta, sampling.spacing)
+    options = SamplingOptions(sampling.guidance_scale, solver, 3, sampling.guidance_interval)
+    expected = load_generator(model).generate(masks, ["a", "b"], options)
+    np.save(tmp_path / "masks.npy", masks)
+    _run_elsewhere(PIPELINE, tmp_path, out, tmp_path / "masks.npy", tmp_path / "images.npy")
+    assert np.array_equal(np.load(tmp_path / "images.npy"), expected)

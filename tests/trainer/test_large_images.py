@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from histoprep import imageio
 from histoprep.errors import UsageError
+from histoprep.shards import open_tiles
 from trainer.data.latent_scaling import LatentScaling
 from trainer.device import free_memory_bytes
 from trainer.diffusion.objectives import Objective
@@ -28,6 +29,7 @@ from trainer.models.denoisers.footprint import copy_shapes, count_parameters
 from trainer.models.denoisers.mask_unet import Config
 from trainer.recipes.codecs import load_codec
 from trainer.sample import sample_dataset
+from trainer.sampling.dataset import SyntheticDataset
 from trainer.sampling.generator import Generator, SamplingOptions
 from trainer.sampling.masks import masks_in_folder, read_labels, resize_masks
 from trainer.sampling.tile_size import check_tile_px, choose_tile_px
@@ -312,3 +314,12 @@ def test_the_network_sees_no_more_than_a_tile_with_its_halo():
         generator.generate(_mask(side, side)[None], ["a"], OPTIONS)
         assert seen.most == (8 + 2 * 4) ** 2
         assert seen.calls == OPTIONS.solver.num_inference_steps * (side // 64) ** 2
+
+
+def test_an_image_larger_than_the_audit_takes_by_itself_is_in_the_manifest(tmp_path: Path):
+    dataset = SyntheticDataset(tmp_path / "made", {"seed": 1})
+    dataset.start()
+    size = (8192, 8192)
+    dataset.write(["a"], np.zeros((1, *size, 3), np.uint8), np.ones((1, *size), np.uint8))
+    made = dataset.finish({"a": "test"}, CLASSES, most_pixels=size[0] * size[1])
+    assert open_tiles(made).tile_ids.tolist() == ["images/a"]

@@ -112,16 +112,3 @@ def test_a_crop_with_the_halo_is_decoded_as_in_the_whole() -> None:
     crop = codec.decode(latents[..., 9 - halo : 11 + halo, 9 - halo : 11 + halo])
     inside = slice(8 * halo, -8 * halo)
     assert torch.allclose(crop[..., inside, inside], whole[..., 72:88, 72:88], atol=1e-5)
-
-
-def test_export_refuses_a_codec_that_diffusers_does_not_have(
-    demo_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    short = ["--set", "duration.steps=1", "--set", "batch_size=2"]
-    fit = ["fit", "--manifest", str(demo_manifest), *short]
-    codec, model = str(tmp_path / "codec"), str(tmp_path / "ldm")
-    assert trainer([*fit, "--preset", "codec-tiny", "--out", codec]) == 0
-    ldm = ["--preset", "ldm-tiny", "--codec", codec, "--out", model, "--force"]
-    assert trainer([*fit, *ldm]) == 0
-    assert trainer(["export", model, "--out", str(tmp_path / "exported")]) == 2
-    assert "codec of patches" in capfd.readouterr().err

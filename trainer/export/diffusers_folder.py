@@ -9,20 +9,22 @@ from typing import Any
 
 import diffusers
 import safetensors.torch
+from torch import nn
 
 from histoprep import checksums
 from histoprep.durable import write_text
 from histoprep.labels import format_label_map
-from trainer.errors import UsageError
 from trainer.export.bundle import bundle
 from trainer.export.card import card_of
+from trainer.models.patch_codec import PatchAutoencoder
 from trainer.recipes.ldm import load_generator, read_facts
 from trainer.recipes.ldm_config import Config
 from trainer.sampling.generator import Generator
 from trainer.sampling.masks import classes_as_sources
 
 _TEMPLATE_DENOISER = "trainer.models.denoisers.reference_unet"
-_UNET, _PIPELINE = "histoprep_unet", "pipeline"
+_UNET, _VAE, _PIPELINE = "histoprep_unet", "histoprep_vae", "pipeline"
+_UNET_CLASS, _VAE_CLASS = "HistoPrepUNet", "HistoPrepVAE"
 
 
 def export_generator(run: Path, out: Path, config: Config, *, codec: str | None = None) -> None:
@@ -39,25 +41,28 @@ def export_generator(run: Path, out: Path, config: Config, *, codec: str | None 
         codec: Where the codec is now, if not where it was.
 
     Raises:
-        UsageError: When the codec is not here, or is none that diffusers has.
+        UsageError: When the codec is not here.
         CheckpointError: When there is no whole checkpoint.
     """
     generator, facts = load_generator(run, codec=codec), read_facts(run)
-    if not hasattr(generator.codec.autoencoder, "save_pretrained"):
-        raise UsageError(
-            "the codec of this run is a codec of patches, which diffusers does not have",
-            path=generator.codec.identifier,
-            expected="an autoencoder of diffusers, such as a run of codec-512",
-            hint="trainer fit --recipe codec --set architecture.kind=kl, then fit with that codec",
-        )
-    _write_unet(out / "unet", generator, config, facts.channels)
-    generator.codec.autoencoder.save_pretrained(out / "vae", safe_serialization=True)
+    denoiser = {
+        "_class_name": _UNET_CLASS,
+        "denoiser": config.model.model_dump(mode="json"),
+        "num_classes": generator.num_classes,
+        "channels": facts.channels,
+    }
+    _write_network(out / "unet", generator.denoiser, denoiser)
+    vae = generator.codec.autoencoder
+    code = {"": bundle("trainer.export.pipeline", name=_PIPELINE)}
+    if isinstance(vae, PatchAutoencoder):
+        _write_network(out / "vae", vae, {"_class_name": _VAE_CLASS, **vae.arguments})
+        code["vae"] = bundle("trainer.export.vae", name=_VAE)
+    else:
+        vae.save_pretrained(out / "vae", safe_serialization=True)
     module = type(config.model).__module__
-    unet_files = bundle("trainer.export.unet", name=_UNET, exchanged={_TEMPLATE_DENOISER: module})
-    for folder, files in (
-        ("unet", unet_files),
-        ("", bundle("trainer.export.pipeline", name=_PIPELINE)),
-    ):
+    exchanged = {_TEMPLATE_DENOISER: module}
+    code["unet"] = bundle("trainer.export.unet", name=_UNET, exchanged=exchanged)
+    for folder, files in code.items():
         for name, text in files.items():
             write_text(out / folder / name, text)
     write_text(out / "model_index.json", json.dumps(_index(generator, config), indent=2) + "\n")
@@ -66,33 +71,28 @@ def export_generator(run: Path, out: Path, config: Config, *, codec: str | None 
     checksums.list_all_files(out)
 
 
-def _write_unet(folder: Path, generator: Generator, config: Config, channels: int) -> None:
-    """Write what `HistoPrepUNet.save_pretrained` would; that class has another denoiser here."""
+def _write_network(folder: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Write what `save_pretrained` of a wrapper with that network would."""
     folder.mkdir(parents=True)
     weights = {
-        f"network.{name}": tensor.contiguous()
-        for name, tensor in generator.denoiser.state_dict().items()
+        f"network.{name}": tensor.contiguous() for name, tensor in network.state_dict().items()
     }
     safetensors.torch.save_file(
         weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"}
     )
-    facts = {
-        "_class_name": "HistoPrepUNet",
-        "_diffusers_version": diffusers.__version__,
-        "denoiser": config.model.model_dump(mode="json"),
-        "num_classes": generator.num_classes,
-        "channels": channels,
-    }
+    facts = {**config, "_diffusers_version": diffusers.__version__}
     write_text(folder / "config.json", json.dumps(facts, indent=2) + "\n")
 
 
 def _index(generator: Generator, config: Config) -> dict[str, Any]:
-    sampling = config.sampling
+    sampling, vae = config.sampling, generator.codec.autoencoder
     return {
         "_class_name": [_PIPELINE, "HistoPrepPipeline"],
         "_diffusers_version": diffusers.__version__,
-        "vae": ["diffusers", type(generator.codec.autoencoder).__name__],
-        "unet": [_UNET, "HistoPrepUNet"],
+        "vae": [_VAE, _VAE_CLASS]
+        if isinstance(vae, PatchAutoencoder)
+        else ["diffusers", type(vae).__name__],
+        "unet": [_UNET, _UNET_CLASS],
         "objective": dataclasses.asdict(generator.objective),
         "scaling": generator.scaling.to_json(),
         "image_range": generator.codec.image_range,

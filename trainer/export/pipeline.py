@@ -97,7 +97,8 @@ class HistoPrepPipeline(DiffusionPipeline):
         return Generator(
             network,
             Objective(**{**objective, "schedule": NoiseSchedule(**objective["schedule"])}),
-            Codec(self.vae, "vae", self.config["image_range"]),
+            # A codec of ours is wrapped, one of diffusers is not.
+            Codec(getattr(self.vae, "network", self.vae), "vae", self.config["image_range"]),
             LatentScaling.from_json(dict(self.config["scaling"])),
             network.num_classes,
             network.stride,

@@ -100,6 +100,12 @@ class PatchAutoencoder(nn.Module):
     def __init__(self, factor: int, latent_channels: int, width: int, num_layers: int) -> None:
         super().__init__()
         stages = factor.bit_length()
+        self.arguments = {
+            "factor": factor,
+            "latent_channels": latent_channels,
+            "width": width,
+            "num_layers": num_layers,
+        }
         self.config = SimpleNamespace(
             latent_channels=latent_channels, block_out_channels=(width,) * stages
         )

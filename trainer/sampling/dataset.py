@@ -179,9 +179,16 @@ class SyntheticDataset:
         except OSError as error:
             raise OutputError.from_os_error(error, error.filename or self.root) from error
 
-    def finish(self, splits: Mapping[str, str], label_map: LabelMap) -> Path:
+    def finish(
+        self, splits: Mapping[str, str], label_map: LabelMap, *, most_pixels: int = 0
+    ) -> Path:
         """Write label map and manifest, each tile in the split of its mask, and return the
         manifest's path.
+
+        Args:
+            splits: Split of each tile id.
+            label_map: The classes of the masks.
+            most_pixels: Pixels of the largest image; it is read again however large it is.
         """
         from histoprep.manifest.build import ManifestOptions, build_manifest
         from histoprep.schemas.workspace import Workspace
@@ -193,7 +200,7 @@ class SyntheticDataset:
         self._record_splits(splits)
         self._record_digests({LABEL_MAP: Checksum.of(text.encode())})
         workspace = Workspace.of(self.root)
-        tiles = ensure_tiles(workspace)
+        tiles = ensure_tiles(workspace, least_max_pixels=most_pixels)
         options = ManifestOptions(method="file", split_file=self.workspace / _SPLITS)
         return build_manifest(tiles, own, options, workspace.manifest).path
 
