@@ -174,6 +174,10 @@ def test_two_images_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes(encode_rgb_png(np.zeros((32, 32, 3), np.uint8)))
     assert trainer(["predict", str(run), str(tmp_path / "a"), str(tmp_path / "b")]) == 2
+    # In one tree they keep their folders.
+    out = tmp_path.with_name("predicted")
+    assert trainer(["predict", str(run), str(tmp_path), "--out", str(out)]) == 0
+    assert (out / "masks" / "a" / "x.png").is_file() and (out / "masks" / "b" / "x.png").is_file()
 
 
 @pytest.mark.parametrize("command", ["test", "predict"])

@@ -114,9 +114,13 @@ def predict_images(
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Image files, and what in the folders is none: other files, hidden folders and workspaces."""
+    """Image files, and what in the folders is none: other files, hidden folders and workspaces.
+
+    `names` are the files without suffix, below the folder that they were found in.
+    """
 
     files: tuple[Path, ...]
+    names: tuple[str, ...]
     skipped: tuple[Path, ...] = ()
 
     def tell(self, reporter: Reporter) -> None:
@@ -133,10 +137,12 @@ def find_images(paths: Iterable[Path]) -> FoundImages:
         UsageError: For anything else and for a folder without images.
     """
     files: list[Path] = []
+    names: list[str] = []
     skipped: list[Path] = []
     for path in paths:
         if path.is_file():
             files.append(path)
+            names.append(path.stem)
             continue
         if not path.is_dir():
             raise UsageError("there is no such image or folder", path=path)
@@ -150,8 +156,9 @@ def find_images(paths: Iterable[Path]) -> FoundImages:
                 hint="name the folder that holds them",
             )
         files += inside
+        names += [file.relative_to(path).with_suffix("").as_posix() for file in inside]
         skipped += others
-    return FoundImages(tuple(files), tuple(skipped))
+    return FoundImages(tuple(files), tuple(names), tuple(skipped))
 
 
 def _look_through(folder: Path) -> tuple[list[Path], list[Path]]:

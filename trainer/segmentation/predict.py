@@ -13,7 +13,7 @@ from histoprep import checksums, imageio
 from histoprep.durable import write_bytes
 from histoprep.errors import BrokenFileError, UsageError
 from histoprep.schemas.workspace import check_outside
-from trainer.classification.predict import FOLDER, find_images, read_image
+from trainer.classification.predict import FOLDER, FoundImages, find_images, read_image
 from trainer.classification.table import write_csv
 from trainer.errors import DataError
 from trainer.reporter import NULL_REPORTER, Reporter
@@ -45,6 +45,8 @@ def predict_masks(
 ) -> MaskRun:
     """Segment images; write masks/<name>.png (class ids), label_map.yml and predictions.csv.
 
+    Images of folders below those that are named keep their folders: masks/<folder>/<name>.png.
+
     Args:
         run: The run folder of a segmenter.
         images: Image files, and folders whose images, and those of all folders below, are taken.
@@ -59,17 +61,16 @@ def predict_masks(
     """
     found = find_images(images)
     found.tell(reporter)
-    files = found.files
-    _refuse_equal_names(files)
+    _refuse_equal_names(found)
     folder = out or run / FOLDER
     check_outside(folder, [path for path in images if path.is_dir()], "predictions")
     model = open_segmenter(run, device=device)
     checksums.forget_files(folder, lambda _: True)
     rows, broken = [], []
-    with reporter.progress("predict", len(files), "images") as meter:
-        for path in files:
+    with reporter.progress("predict", len(found.files), "images") as meter:
+        for path, name in zip(found.files, found.names, strict=True):
             try:
-                rows.append(_predict(model, path, folder))
+                rows.append(_predict(model, path, mask_path(folder, name), folder))
             except BrokenFileError as error:
                 broken.append((path, error.detail))
             meter.advance(1)
@@ -87,9 +88,10 @@ def predict_masks(
     return MaskRun(header, tuple(rows), folder, tuple(broken))
 
 
-def _predict(model: RunSegmenter, path: Path, folder: Path) -> tuple[str | float, ...]:
+def _predict(model: RunSegmenter, path: Path, place: Path, folder: Path) -> tuple[str | float, ...]:
+    """Write the mask of an image to `place`, and return its row of the table."""
     mask, probability = model.segment(read_image(path))
-    place = mask_path(folder, path.stem)
+    place.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(place, imageio.encode_mask_png(mask))
     shares = np.bincount(mask.ravel(), minlength=model.label_map.num_classes) / mask.size
     name = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -97,13 +99,14 @@ def _predict(model: RunSegmenter, path: Path, folder: Path) -> tuple[str | float
     return (name, place.relative_to(folder).as_posix(), *figures)
 
 
-def _refuse_equal_names(files: Sequence[Path]) -> None:
-    twice = [name for name, count in Counter(path.stem for path in files).items() if count > 1]
+def _refuse_equal_names(found: FoundImages) -> None:
+    twice = [name for name, count in Counter(found.names).items() if count > 1]
     if twice:
-        same = [str(path) for path in files if path.stem == twice[0]]
+        pairs = zip(found.files, found.names, strict=True)
+        same = [str(path) for path, name in pairs if name == twice[0]]
         raise UsageError(
             "two images would have one mask: masks are named after their images",
             seen=", ".join(same[:3]),
             expected="names that differ before the extension",
-            hint="predict their folders one after the other, with another --out",
+            hint="predict them one after the other, with another --out",
         )
