@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent / "histoprep" / "native"
-_LIBRARY = _FOLDER / "_native.so"
+_LIBRARY = _FOLDER / "_native.library"
 _FLAGS = ("-O3", "-std=c11", "-shared", "-fPIC", "-fvisibility=default")
 
 

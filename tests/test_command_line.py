@@ -96,15 +96,15 @@ class TestPages:
     def test_shows_words_for_types(self, path: str) -> None:
         page = PAGES[path][0].get_help(PAGES[path][1]).partition(EXAMPLES)[0]
         assert not re.search(
-            r"<|list\[|\bbool\b|\bstr\b|\bint\b|\bfloat\b|\brange\b|╭|None|default: \(", page
+            r"<|list\[|\bbool\b|\bstr\b|\bint\b|\bfloat\b|\bRANGE\b|╭|None|default: \(", page
         )
         sections = re.split(r"^\S.*:$", page, maxsplit=1, flags=re.MULTILINE)[1]
         for name, word in re.findall(
             r"^  (?:-\w, )?(--[\w-]+)(?: (\S+))?(?:  |$)", sections, re.MULTILINE
         ):
-            choices = re.fullmatch(r"[a-z0-9+-]+(\|[a-z0-9+-]+)+", word)
+            choices = re.fullmatch(r"[a-z0-9+_-]+(\|[a-z0-9+_-]+)+", word)
             assert (
-                not word or choices or word == "i/n" or re.fullmatch(r"[A-Z]+([=x][A-Z]+)?", word)
+                not word or choices or word == "i/n" or re.fullmatch(r"[A-Z]+([=x,][A-Z]+)*", word)
             ), f"{name} {word}"
 
     def test_lines_of_prose_are_not_wider_than_the_page(self, path: str) -> None:

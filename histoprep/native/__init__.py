@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-LIBRARY = Path(__file__).with_name("_native.so")
+LIBRARY = Path(__file__).with_name("_native.library")
 _LABELS = 256
 # Distances beyond are left to OpenCV; the deepest place of a 512 px mask at half size is nearer.
 _REACH = 136

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from histoprep import tables
+from histoprep import image_formats, tables
 from histoprep.checksums import CHECKSUMS, STATES, FileStates, publish_json
 from histoprep.digests import digest_text
 from histoprep.durable import locked, remove_temporaries
@@ -71,7 +71,7 @@ _PARTS_OPTIONS = "options.json"
 MAX_UNASKED_TILES = 10_000
 # Starting workers takes longer than reading so many tiles of so many bytes.
 _FEW_TILES, _FEW_BYTES = 64, 64 << 20
-_PLAIN = (".png", ".jpg", ".jpeg")
+_PLAIN = (image_formats.PNG, image_formats.JPEG)
 # After so many listed tiles progress is shown.
 _LISTED_AT_ONCE = 1000
 
@@ -115,7 +115,7 @@ class _Few:
         ):
             if path is not None:
                 self.num_bytes += stat.num_bytes if stat else 0
-                self.is_plain = self.is_plain and path.lower().endswith(_PLAIN)
+                self.is_plain = self.is_plain and image_formats.format_of(path) in _PLAIN
 
     @property
     def are_few(self) -> bool:

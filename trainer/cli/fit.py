@@ -128,7 +128,6 @@ def fit(
     Examples:
         trainer fit --manifest manifest.parquet --preset mask-unet-tiny --out runs/mask-unet
         trainer fit --manifest shards --preset reference-512-class --set optimiser.lr=1e-4 --dry-run
-        trainer fit --recipe codec --manifest shards --out runs/codec
         trainer fit --init runs/ldm --manifest other/manifest.parquet --out runs/ldm-other
     """
     flags: dict[str, Any] = {

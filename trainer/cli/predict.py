@@ -63,11 +63,13 @@ def predict(
         require_whole(run)
     from histoprep.schemas.workspace import check_outside
     from trainer.classification.predict import FOLDER
+    from trainer.device import choose_device
     from trainer.engine.checkpoints import load_run_config
 
     folders = [path for path in images if path.is_dir()]
     check_outside(out or run / FOLDER, folders, "predictions")
     reporter = Reporter(console.note, console.warn, console.progress)
+    choose_device(device)
     if load_run_config(run).recipe == "segmenter":
         from trainer.cli.test import refuse_diffusion_options
 

@@ -39,7 +39,6 @@ def review(
 
     Examples:
         trainer review tiles.histoprep/manifest.parquet
-        histoprep browse tiles
     """
     from histoprep.schemas.manifest import open_named_manifest
     from histoprep.schemas.workspace import Workspace, check_outside

@@ -218,7 +218,6 @@ def sample(
     Examples:
         trainer sample --checkpoint runs/mask-unet --masks manifest.parquet --out synthetic
         trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out out --steps 50
-        trainer sample --checkpoint runs/mask-unet --masks shards --out synthetic --sweep 0,1,2,4
         trainer sample --checkpoint runs/mask-unet-512 --masks layouts --out large --size 2048
     """
     from trainer.device import choose_device, free_memory_bytes

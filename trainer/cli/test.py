@@ -78,7 +78,6 @@ def test(
     Examples:
         trainer test runs/diffmic
         trainer test runs/diffmic-fold0 runs/diffmic-fold1 runs/diffmic-fold2
-        trainer test runs/diffmic --samples 8 --device cuda
         trainer test runs/segmenter
     """
     from trainer.classification.evaluate import FOLDER, TestOptions, evaluate_run, read_measures
@@ -89,10 +88,12 @@ def test(
             seen=f"{len(runs)} runs",
             hint="leave it out: each run has its results in its own folder test",
         )
+    from trainer.device import choose_device
     from trainer.engine.checkpoints import load_run_config
 
     options = TestOptions(sheets, steps, samples, device, again)
     reporter = Reporter(console.note, console.warn, console.progress)
+    choose_device(device)
     configs = [load_run_config(run) for run in runs]
     for run, config in zip(runs, configs, strict=True):
         if verify:

@@ -35,7 +35,7 @@ from trainer.engine.devices import (
 from trainer.engine.initial_weights import initialise
 from trainer.engine.inspection import describe_batch, watching
 from trainer.engine.logs import StageLog
-from trainer.engine.processes import explaining_lost_processes
+from trainer.engine.processes import ending_process_group, explaining_lost_processes
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
@@ -82,6 +82,7 @@ def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
     run = Path(config.out)
     with contextlib.ExitStack() as resources:
         resources.enter_context(saying(lambda: "no training step was lost"))
+        resources.enter_context(ending_process_group(fabric))
         resources.enter_context(explaining_lost_processes(fabric))
 
         def prepare() -> None:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -110,6 +111,28 @@ def explaining_lost_processes(fabric: Fabric) -> Iterator[None]:
                 " checkpoint, which is whole"
             ),
         ) from error
+
+
+@contextlib.contextmanager
+def ending_process_group(fabric: Fabric) -> Iterator[None]:
+    """Take the connections between the processes down at the end, before the interpreter does:
+    threads of gloo that are still there then would abort it.
+
+    Where a process was lost, its connections cannot be taken down in order.
+    """
+    try:
+        yield
+    except LostProcessError:
+        raise
+    except BaseException:
+        _destroy(fabric)
+        raise
+    _destroy(fabric)
+
+
+def _destroy(fabric: Fabric) -> None:
+    if fabric.world_size > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _is_lost(error: RuntimeError) -> bool:
