@@ -34,7 +34,7 @@ from benchmarks.following import (
     train_network,
     train_probe,
 )
-from benchmarks.measuring import machine
+from benchmarks.measuring import print_page
 from trainer.diffusion.samplers import Solver
 from trainer.metrics.distribution import polynomial_kernel, squared_mmd
 
@@ -103,23 +103,16 @@ def main() -> int:
     parser.add_argument("--write", type=Path, help="write the page to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    page = "\n".join(
-        [
-            "# Few steps",
-            "",
-            "Written by `python -m benchmarks.few_steps --codec FOLDER --write FILE`.",
-            "",
-            " ".join((__doc__ or "").split("\n\n")[2].split()),
-            "",
-            machine(),
-            "",
-            *measure(*kept_tissue(options.codec, options.tissue), options.seeds),
-            "",
-        ]
+    lines = [
+        *measure(*kept_tissue(options.codec, options.tissue), options.seeds),
+    ]
+    print_page(
+        "Few steps",
+        "benchmarks.few_steps --codec FOLDER --write FILE",
+        __doc__,
+        lines,
+        options.write,
     )
-    if options.write:
-        options.write.write_text(page)
-    print(page)
     return 0
 
 

@@ -32,7 +32,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import print_page
 from histoprep.demo.layout import RECIPES, lay_out
 from histoprep.demo.tissue import Stain, paint
 from histoprep.labels import find_label_map, load_label_map
@@ -449,31 +449,24 @@ def main() -> int:
         options.results.write_text(
             json.dumps({name: asdict(result) for name, result in results.items()}, indent=1)
         )
-    page = "\n".join(
-        [
-            "# Following the mask",
-            "",
-            "Written by `python -m benchmarks.following --codec FOLDER --write FILE`.",
-            "",
-            " ".join((__doc__ or "").split("\n\n")[2].split()),
-            "",
-            machine(),
-            "",
-            f"{options.seeds} seeds, {options.steps:,} steps of {BATCH} windows; real tiles read by"
-            f" the probe: accuracy {accuracy:.3f}, mean IoU {iou:.3f}. Values are means over seeds"
-            " ± half their range.",
-            "",
-            *table(results),
-            "",
-            "Each network over the reference, at guidance 1:",
-            "",
-            *gates(results),
-            "",
-        ]
+    lines = [
+        f"{options.seeds} seeds, {options.steps:,} steps of {BATCH} windows; real tiles read by"
+        f" the probe: accuracy {accuracy:.3f}, mean IoU {iou:.3f}. Values are means over seeds"
+        " ± half their range.",
+        "",
+        *table(results),
+        "",
+        "Each network over the reference, at guidance 1:",
+        "",
+        *gates(results),
+    ]
+    print_page(
+        "Following the mask",
+        "benchmarks.following --codec FOLDER --write FILE",
+        __doc__,
+        lines,
+        options.write,
     )
-    if options.write:
-        options.write.write_text(page)
-    print(page)
     return 0
 
 

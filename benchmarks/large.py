@@ -28,7 +28,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.measuring import machine
+from benchmarks.measuring import print_page
 from histoprep.demo.layout import RECIPES, lay_out
 from histoprep.labels import find_label_map, load_label_map
 from trainer.diffusion.samplers import Solver, sample
@@ -147,23 +147,12 @@ def main() -> int:
     if options.alone:
         print(json.dumps(make_alone(options.run, options.alone)))
         return 0
-    page = "\n".join(
-        [
-            "# Large images",
-            "",
-            "Written by `python -m benchmarks.large --run RUN --write FILE`.",
-            "",
-            " ".join((__doc__ or "").split("\n\n")[2].split()),
-            "",
-            machine(),
-            "",
-            *measure(options.run, options.largest),
-            "",
-        ]
+    lines = [
+        *measure(options.run, options.largest),
+    ]
+    print_page(
+        "Large images", "benchmarks.large --run RUN --write FILE", __doc__, lines, options.write
     )
-    if options.write:
-        options.write.write_text(page)
-    print(page)
     return 0
 
 

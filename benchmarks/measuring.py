@@ -107,6 +107,26 @@ def machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, Python {sys.version.split()[0]}"
 
 
+def print_page(
+    title: str, command: str, about: str | None, lines: Sequence[str], path: Path | None
+) -> None:
+    """Print a page of results, and write it to `path` where there is one.
+
+    Args:
+        title: Its heading.
+        command: What writes it, such as `benchmarks.large --run RUN --write FILE`.
+        about: Docstring of the benchmark, whose third paragraph says what is measured.
+        lines: The results, in Markdown.
+        path: File to write.
+    """
+    purpose = " ".join((about or "").split("\n\n")[2].split())
+    written = f"Written by `python -m {command}`."
+    page = "\n".join([f"# {title}", "", written, "", purpose, "", machine(), "", *lines, ""])
+    if path:
+        path.write_text(page)
+    print(page)
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """Return the rows as a table."""
     lines = [

@@ -21,7 +21,7 @@ from trainer.engine.checkpoints import CONFIG, list_checkpoints, load_run_config
 from trainer.engine.run_folder import FINISHED, flatten
 
 METRICS = "metrics.csv"
-# What tells runs apart without changing what they learn from each other's view.
+# Places, periods and devices: they change no result.
 _NOT_COMPARED = (
     "out",
     "preset",

@@ -43,6 +43,7 @@ class HistoPrepPipeline(DiffusionPipeline):
     ) -> None:
         # diffusers takes arguments without a default for networks; model_index.json has them all.
         super().__init__()
+        self._codec: Codec | None = None
         itself: Any = self  # untyped in diffusers
         itself.register_modules(vae=vae, unet=unet)
         itself.register_to_config(
@@ -94,11 +95,14 @@ class HistoPrepPipeline(DiffusionPipeline):
     def _generator(self, precision: str) -> Generator:
         objective = dict(self.config["objective"])
         network = self.unet.network.eval()
+        if self._codec is None:
+            # Made once: it takes a digest of the weights. A codec of ours is wrapped.
+            vae = getattr(self.vae, "network", self.vae)
+            self._codec = Codec(vae, "vae", self.config["image_range"])
         return Generator(
             network,
             Objective(**{**objective, "schedule": NoiseSchedule(**objective["schedule"])}),
-            # A codec of ours is wrapped, one of diffusers is not.
-            Codec(getattr(self.vae, "network", self.vae), "vae", self.config["image_range"]),
+            self._codec,
             LatentScaling.from_json(dict(self.config["scaling"])),
             network.num_classes,
             network.stride,
