@@ -119,7 +119,7 @@ def evaluate(
 
 
 def _print(result: Evaluation) -> None:
-    from trainer.evaluation.page import short
+    from trainer.evaluation.page import between, short
 
     for finding in result.findings:
         console.warn(f"{finding.name}: {finding.text}; {finding.advice}")
@@ -128,8 +128,8 @@ def _print(result: Evaluation) -> None:
         (
             name,
             short(found.value),
-            f"{short(found.low)} to {short(found.high)}",
-            f"{short(found.floor_low)} to {short(found.floor_high)}",
+            between(found.low, found.high),
+            between(found.floor_low, found.floor_high),
         )
         for name, found in measures.items()
     ]

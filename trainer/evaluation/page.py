@@ -98,6 +98,15 @@ def short(value: float | None, digits: int = 2) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}f}"
 
 
+def between(low: float, high: float) -> str:
+    """Return an interval in words. Ends that are equal come from draws of a single group, or of
+    values that are all alike: that says nothing of another group.
+    """
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "not known"
+    return f"{short(low)} in all draws" if low == high else f"{short(low)} to {short(high)}"
+
+
 def _figures(result: Evaluation) -> list[tuple[str, str, str]]:
     counts = result.counts
     of_train, of_held_out = counts["real"]["train"], counts["real"]["held_out"]
@@ -146,8 +155,8 @@ def _row(name: str, measured: Measured) -> dict[str, Any]:
         "title": title,
         "meaning": meaning,
         "value": short(measured.value),
-        "interval": f"{short(measured.low)} to {short(measured.high)}",
-        "floor": f"{short(measured.floor_low)} to {short(measured.floor_high)}",
+        "interval": between(measured.low, measured.high),
+        "floor": between(measured.floor_low, measured.floor_high),
         "chart": _range(measured) if measured.is_known else "",
         "tone": "" if inside else "outside",
         "note": _note(name, measured),
@@ -162,7 +171,8 @@ def _note(name: str, measured: Measured) -> str:
             for key, label in (("to_train", "training"), ("to_held_out", "held-out"))
             if more.get(key) is not None
         ]
-        return "; ".join([*parts, f"sets of {more.get('size', 0)} tiles"])
+        size = more.get("size", 0)
+        return "; ".join([*parts, f"sets of {size} tiles"] if size else parts)
     if name == "faithfulness":
         ceiling = more.get("ceiling")
         return f"shuffled masks {short(more['shuffled'])}" + (

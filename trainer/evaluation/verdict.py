@@ -96,10 +96,8 @@ def _of_faithfulness(found: Measured | None) -> list[str]:
         if found.value >= _SOMEWHAT
         else "hardly"
     )
-    text = (
-        f"Masks are followed {how}: {found.value:.2f} of the mean IoU of real tiles"
-        f" ({found.low:.2f} to {found.high:.2f})"
-    )
+    text = f"Masks are followed {how}: {found.value:.2f} of the mean IoU of real tiles"
+    text += f" ({found.low:.2f} to {found.high:.2f})" if found.low != found.high else ""
     text += f", {shuffled:.2f} with shuffled masks" if shuffled is not None else ""
     text += f"; the codec allows {ceiling:.2f}" if ceiling is not None else ""
     return [f"{text}."]
