@@ -370,3 +370,40 @@ def test_the_watch_ends_with_the_task(tmp_path: Path) -> None:
     before, done, after = run_tasks([quick, *tasks_of(tmp_path, ("a",)), slow], Engine(1))
     assert done == ("a",)
     assert before == after, "the worker was ended while it waited for nothing"
+
+
+OF_A_COMMAND = """
+import os, sys, threading
+from pathlib import Path
+from faults.tasks import describe_process
+from histoprep.durable import locked
+from histoprep.execution import Engine
+from histoprep.execution.workers import own_process
+
+own_process()
+if sys.argv[2] == "threads":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+sys.stdout.write("said once\\n")
+with locked(Path(sys.argv[1])), Engine(1).executor() as executor:
+    for line in executor.submit(describe_process).result():
+        print(line)
+"""
+
+
+@pytest.mark.parametrize("threads", ["alone", "threads"])
+def test_workers_of_a_command_are_forks_where_it_has_no_threads(
+    threads: str, tmp_path: Path
+) -> None:
+    """They hold neither its lock nor what it wrote and did not flush."""
+    ended = subprocess.run(
+        [sys.executable, "-c", OF_A_COMMAND, str(tmp_path), threads],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+    )
+    said, command, handler, *files = ended.stdout.splitlines()
+    assert said == "said once" and "said once" not in files
+    assert ("forkserver" in command) == (threads == "threads")
+    assert handler == "0"
+    assert not any(file.endswith(".lock") for file in files)

@@ -6,6 +6,7 @@ import os
 
 from histoprep.command_line import CommandLine
 from histoprep.execution.signals import stop_signals
+from histoprep.execution.workers import own_process
 
 # Command -> (module, attribute, short help); modules are imported when their command is called.
 COMMANDS = {
@@ -70,4 +71,5 @@ def main(arguments: list[str] | None = None, *, called: str | None = None) -> No
     # Arrow's own allocator keeps what it freed: 278 MB instead of 200 for an audit of 12,000 tiles.
     # Workers inherit this.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    own_process()
     _LINE.main(arguments, called=called)

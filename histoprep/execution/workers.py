@@ -1,20 +1,27 @@
 """Local worker processes: started by a fork server, deaf to Ctrl-C, never longer alive than their
 parent.
+
+In a process of our own the fork server is itself a fork, which has everything imported already.
+Anywhere else it is a new interpreter: a process with threads (torch, a notebook, a progress bar)
+may hold a lock at that moment, and its copy would wait for it for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, forkserver, resource_tracker
+from importlib import import_module
+from multiprocessing import connection, forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -29,8 +36,16 @@ _PRELOADED_IF_LOADED = (
     "histoprep.auditing.thumbnails",
     "histoprep.shards.task",
 )
+# Those with threads of their own that a fork does not survive.
+_NEVER_FORKED = ("torch", "tensorflow", "jax", "dask", "distributed")
+_own_processes: set[int] = set()
 # How often a wait for a result looks after the processes itself.
 _PATROL_S = 1.0
+
+
+def own_process() -> None:
+    """Say that this process runs one command of ours and nothing else."""
+    _own_processes.add(os.getpid())
 
 
 def start_pool(num_workers: int) -> ProcessPoolExecutor:
@@ -39,7 +54,7 @@ def start_pool(num_workers: int) -> ProcessPoolExecutor:
     when_interrupted(_end_fork_server)
     # First, because starting it unblocks SIGINT.
     resource_tracker.ensure_running()
-    with _without_interrupts():
+    with _without_interrupts(), _forked() if _may_fork() else contextlib.nullcontext():
         # The fork server and all its children inherit the blocked SIGINT: the parent decides when
         # they stop.
         forkserver.ensure_running()
@@ -87,6 +102,66 @@ def _end_fork_server() -> None:
     if pid is not None:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _may_fork() -> bool:
+    return (
+        os.getpid() in _own_processes
+        and sys.platform == "linux"
+        and threading.active_count() == 1
+        and not any(name in sys.modules for name in _NEVER_FORKED)
+    )
+
+
+@contextlib.contextmanager
+def _forked() -> Iterator[None]:
+    """Have the fork server be a fork of this process: `multiprocessing` starts it by the name that
+    is another function in here.
+    """
+    # Here, since this process is about to need most of them.
+    for name in _PRELOADED:
+        import_module(name)
+    spawn = util.spawnv_passfds
+    util.spawnv_passfds = _fork  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = spawn
+
+
+def _fork(_: Any, arguments: Sequence[Any], kept: Sequence[int]) -> int:
+    """Return the id of a fork that runs the code of `python -c` with the open files `kept`."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    with warnings.catch_warnings():
+        # Libraries of ours have threads that know how to be forked: those of OpenBLAS and Arrow.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        gc.freeze()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        _leave_files(set(kept) | {0, 1, 2})
+        exec(arguments[-1], {})
+    finally:
+        os._exit(1)
+
+
+def _leave_files(kept: set[int]) -> None:
+    """Let go of all open files but `kept`, such as locks and the end of a pipe by which the server
+    knows that its parent lives. Their numbers stay in use, so that objects of the parent that are
+    freed here close nothing else.
+    """
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number not in kept and number != nothing:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                os.dup2(nothing, number, inheritable=False)
+    os.close(nothing)
 
 
 @contextlib.contextmanager

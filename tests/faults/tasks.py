@@ -154,3 +154,11 @@ class FragileTable(TileTable):
                 **{item.name: getattr(task, item.name) for item in fields(TileTask)},
                 killers=self.killers,
             )
+
+
+def describe_process() -> list[str]:
+    """Return the command of this process, what it does at SIGTERM and the files it has open."""
+    here = Path("/proc/self")
+    command = (here / "cmdline").read_bytes().replace(b"\0", b" ").replace(b"\n", b" ").decode()
+    files = [os.path.realpath(link) for link in (here / "fd").iterdir()]
+    return [command, str(int(signal.getsignal(signal.SIGTERM))), *files]

@@ -41,17 +41,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def _is_importing(pid: int) -> bool:
-    """Return whether the fork server of a process has started a moment ago."""
-    found = any(b"forkserver" in command_line(item) for item in descendants(pid))
+    """Return whether the fork server of a process has started a moment ago, after the tracker of
+    its resources.
+    """
+    found = len(descendants(pid)) >= 2
     time.sleep(0.15 * found)
     return found
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 MOMENTS: dict[str, Callable[[Stage, int], bool]] = {
