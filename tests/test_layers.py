@@ -29,6 +29,7 @@ BY_NAME = {
     "histoprep/checks/__init__.py": "the families of rules",
     "histoprep/command_line.py": "the commands of a program",
     "histoprep/command_style.py": "a class of click",
+    "histoprep/execution/workers.py": "what workers need, before they start",
     "histoprep/imageio/decoders/__init__.py": "the decoders of formats",
     "histoprep/importing/formats/__init__.py": "the formats of imports",
     "histoprep/report/__init__.py": "the formats of reports",
