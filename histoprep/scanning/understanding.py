@@ -41,7 +41,7 @@ _MAX_BESIDE = 300
 _MANY_FOLDERS = 20
 _WITHOUT_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 _MAX_NAMES = 600
-_MAX_ALL_NAMES = 2400
+_MAX_ALL_NAMES = 1200
 _LEAST_NAMES = 12
 # Of more folders in one, the rest is not looked at.
 _MAX_BELOW = 20_000
