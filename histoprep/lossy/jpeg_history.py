@@ -76,11 +76,19 @@ class FixedPoint:
         """Return whether one mask by itself names its quality: four of five made masks of quality
         60 to 95 do, one in 500 of these wrongly.
         """
-        return (
-            0 < self.quality <= MAX_TELLING_QUALITY
-            and self.blocks >= _MIN_BLOCKS
-            and self.share >= _CERTAIN_SHARE
-        )
+        return bool(are_certain(*(np.array([n]) for n in (self.quality, self.fixed, self.blocks))))
+
+
+def are_certain(quality: np.ndarray, fixed: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Return for many masks, bool [n], whether each names its quality: `FixedPoint.is_certain`."""
+    share = fixed / np.maximum(blocks, 1).astype(np.float64)
+    result: np.ndarray = (
+        (quality > 0)
+        & (quality <= MAX_TELLING_QUALITY)
+        & (blocks >= _MIN_BLOCKS)
+        & (share >= _CERTAIN_SHARE)
+    )
+    return result
 
 
 def find_quality(

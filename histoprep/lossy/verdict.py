@@ -19,7 +19,7 @@ from enum import StrEnum
 import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, CELL_PX
-from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, FixedPoint
+from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, are_certain
 from histoprep.lossy.onsets import MIN_ONSETS
 
 # From this many masks with boundaries on, a verdict is firm.
@@ -158,8 +158,7 @@ class MaskSignals:
     @property
     def is_certain(self) -> np.ndarray:
         """Return whether each mask by itself names its quality; see `FixedPoint.is_certain`."""
-        points = zip(self.quality.tolist(), self.fixed.tolist(), self.tried.tolist(), strict=True)
-        return np.array([FixedPoint(*point).is_certain for point in points], bool)
+        return are_certain(self.quality, self.fixed, self.tried)
 
     @property
     def density(self) -> np.ndarray:

@@ -8,6 +8,7 @@ repair and remap ask the same question here.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from histoprep import rule_ids, tables
 from histoprep.lossy.blocks import BLOCK_PX
 from histoprep.lossy.verdict import FIRM_MASKS, LossKind, MaskSignals, Verdict, judge
 from histoprep.schemas.tiles import open_tiles_table
-from histoprep.tiles.pools import by_name, large_sources, own_sources
+from histoprep.tiles.pools import SourceNames, by_name, large_sources, own_sources
 
 _COLUMNS = {
     "mask_mixed_blocks": "mixed", "mask_shifted_blocks": "shifted",
@@ -44,8 +45,6 @@ HELD_CORE_PX = BLOCK_PX**2
 _KEYS = (
     "tile_id",
     "group",
-    "mask_path",
-    "mask_digest",
     "mask_lossy",
     "mask_error",
 )
@@ -87,19 +86,18 @@ def lossy_sources(table: Path) -> list[LossySource]:
     opened, _ = open_tiles_table(table)
     if "mask_mixed_blocks" not in opened.schema_arrow.names:
         return []
-    rows = pa.concat_tables(list(_telling_rows(opened)))
-    own = own_sources(rows)
-    bounded = pc.greater(rows["mask_shifted_blocks"], 0).fill_null(False).to_numpy()
-    sources, unsaid = [], np.ones(len(own), bool)
-    for source, members in large_sources(rows, own, bounded, FIRM_MASKS):
-        verdicts = _judged(source, rows.take(pa.array(members)))
-        sources += verdicts
+    rows = _TellingRows.of(opened)
+    own = rows.names.own
+    found, unsaid = [], np.ones(len(own), bool)
+    for source, members in large_sources(rows.names, rows.signals.shifted > 0, FIRM_MASKS):
+        verdicts = judge(rows.signals.take(members))
+        found += [(source, members, verdict) for verdict in verdicts]
         unsaid[members[own[members] == source]] = False
         for verdict in verdicts:
-            unsaid[members[verdict.verdict.masks]] = False
+            unsaid[members[verdict.masks]] = False
     for source, members in by_name(own, np.flatnonzero(unsaid)):
-        sources += _judged(source, rows.take(pa.array(members)))
-    return sorted(sources, key=lambda source: source.source)
+        found += [(source, members, verdict) for verdict in judge(rows.signals.take(members))]
+    return sorted(_named(opened, rows, found), key=lambda source: source.source)
 
 
 def labels_of_sources(table: Path, sources: Iterable[LossySource]) -> dict[str, tuple[int, ...]]:
@@ -124,39 +122,74 @@ def labels_of_sources(table: Path, sources: Iterable[LossySource]) -> dict[str, 
     return {name: tuple(sorted(labels)) for name, labels in found.items()}
 
 
-def _telling_rows(opened: Any) -> Iterator[pa.Table]:
-    """Yield the masks whose labels were read and that have boundaries or a lossy container."""
-    columns = [*_KEYS, *_COLUMNS]
-    yield pa.schema([opened.schema_arrow.field(name) for name in columns]).empty_table()
-    for batch in tables.read_batches(opened, columns):
-        telling = pc.or_(
-            pc.greater(batch["mask_shifted_blocks"], 0).fill_null(False),
-            batch["mask_lossy"].is_valid(),
+@dataclass(frozen=True, slots=True)
+class _TellingRows:
+    """The masks whose labels were read and that have boundaries or a lossy container: their rows in
+    the table (int64 [n]), sources and signals.
+    """
+
+    rows: np.ndarray
+    names: SourceNames
+    signals: MaskSignals
+
+    @classmethod
+    def of(cls, opened: Any) -> _TellingRows:
+        """Return those of a tiles table."""
+        rows = [np.zeros(0, np.int64)]
+        columns: dict[str, list[np.ndarray]] = {name: [] for name in (*_COLUMNS, "mask_lossy")}
+
+        def chosen_rows() -> Iterator[pa.Table]:
+            start = 0
+            schema = pa.schema([opened.schema_arrow.field(name) for name in (*_KEYS, *_COLUMNS)])
+            batches = tables.read_batches(opened, schema.names)
+            for batch in itertools.chain([schema.empty_table()], batches):
+                telling = _are_telling(batch)
+                rows.append(start + np.flatnonzero(telling.to_numpy()))
+                start += batch.num_rows
+                chosen = batch.filter(telling)
+                for name, pieces in columns.items():
+                    unknown = "" if name == "mask_lossy" else _UNKNOWN.get(_COLUMNS[name], 0)
+                    pieces.append(chosen[name].fill_null(unknown).to_numpy(zero_copy_only=False))
+                yield chosen
+
+        names = SourceNames.joined(chosen_rows())
+        joined = {name: np.concatenate(columns.pop(name)) for name in tuple(columns)}
+        container = joined.pop("mask_lossy")
+        numbers = {_COLUMNS[name]: values for name, values in joined.items()}
+        return cls(np.concatenate(rows), names, MaskSignals(container=container, **numbers))
+
+
+def _are_telling(batch: pa.Table) -> pa.ChunkedArray:
+    """Return which masks have labels that were read, and boundaries or a lossy container."""
+    telling = pc.or_(
+        pc.greater(batch["mask_shifted_blocks"], 0).fill_null(False), batch["mask_lossy"].is_valid()
+    )
+    return pc.and_(telling, batch["mask_error"].is_null())
+
+
+def _named(
+    opened: Any, rows: _TellingRows, found: list[tuple[str, np.ndarray, Verdict]]
+) -> Iterator[LossySource]:
+    """Yield the verdicts on members of sources with the paths and digests of their masks, for which
+    the table is read once more.
+    """
+    if not found:
+        return
+    listed = np.unique(np.concatenate([members[verdict.masks] for _, members, verdict in found]))
+    columns = ("mask_path", "mask_digest")
+    files = tables.RowTaker(opened).take(rows.rows[listed], columns) if len(listed) else None
+    for source, members, verdict in found:
+        masks = members[verdict.masks]
+        at = pa.array(np.searchsorted(listed, masks))
+        paths, digests = (
+            tuple(files[name].take(at).to_pylist() if files is not None else ()) for name in columns
         )
-        yield batch.filter(pc.and_(telling, batch["mask_error"].is_null()))
-
-
-def _judged(source: str, rows: pa.Table) -> list[LossySource]:
-    numbers = {
-        name: rows[column].fill_null(_UNKNOWN.get(name, 0)).to_numpy(zero_copy_only=False)
-        for column, name in _COLUMNS.items()
-    }
-    container = rows["mask_lossy"].fill_null("").to_numpy(zero_copy_only=False)
-    verdicts = judge(MaskSignals(container=container, **numbers))
-    own = own_sources(rows)
-    return [
-        LossySource(
+        yield LossySource(
             source,
             verdict,
-            *_named(rows.take(pa.array(verdict.masks))),
-            rows.num_rows,
+            paths,
+            digests,
+            len(members),
             len(verdict.unclear),
-            tuple(sorted(set(own[verdict.masks]))),
+            tuple(sorted(set(rows.names.own[masks]))),
         )
-        for verdict in verdicts
-    ]
-
-
-def _named(rows: pa.Table) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the paths and the digests of masks."""
-    return tuple(rows["mask_path"].to_pylist()), tuple(rows["mask_digest"].to_pylist())

@@ -43,7 +43,7 @@ from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.listing import absolute_path
-from histoprep.tiles.pools import large_sources, own_sources
+from histoprep.tiles.pools import SourceNames, large_sources
 
 # Tiles of a source that are read again; of all sources that nothing is known of together, at least
 # so many, and beyond that this share of the tiles that something can be told of; of sources that
@@ -254,8 +254,7 @@ class _Source:
 def _misfits(rows: _Rows, workspace: Workspace, engine: Engine, reading: Reading) -> list[Misfit]:
     found: list[Misfit] = []
     sources: list[_Source] = []
-    own = own_sources(rows.names)
-    for name, members in large_sources(rows.names, own, rows.telling, MIN_TILES):
+    for name, members in large_sources(SourceNames.of(rows.names), rows.telling, MIN_TILES):
         telling = members[rows.telling[members]]
         voted = vote(rows.evidence[telling], rows.cell_px[telling])
         source = _Source(name, members, telling, voted)
