@@ -22,6 +22,7 @@ from histoprep.job_folder import PARTS, SUCCESS
 from histoprep.names import to_text
 from histoprep.phrases import first_of
 from histoprep.schemas.ledgers import (
+    EXPORT,
     FIX,
     IMPORT,
     LEDGER,
@@ -37,13 +38,13 @@ from histoprep.shards.layout import INDEX, shard_files
 
 KINDS = (
     "workspace",
-    "tree of masks (remap, repair, import, fix)",
+    "tree of masks (remap, repair, import, fix, export)",
     "folder of shards",
     "table (tiles, manifest, stats, ...)",
     "file or folder listed in checksums.json",
 )
 TRAINER_KINDS = ("run", "checkpoint", "latent set", "synthetic data set")
-_TREES = {kind.name: kind for kind in (REMAP, REPAIR, IMPORT, FIX)}
+_TREES = {kind.name: kind for kind in (REMAP, REPAIR, IMPORT, FIX, EXPORT)}
 _SUB_WORKSPACES = ("quick", "sample")
 _NUM_SHOWN = 5
 
@@ -146,8 +147,8 @@ def trainer_kind(path: Path) -> str | None:
 
 
 def tree_kind(path: Path) -> str | None:
-    """Return remap, repair, import or fix for a tree of masks, finished or begun; None for anything
-    else.
+    """Return remap, repair, import, fix or export for a tree of new files, finished or begun; None
+    for anything else.
     """
     is_tree = (path / "ledger.parquet").is_file() or (path / PARTS).is_dir()
     return next((name for name in _TREES if is_tree and (path / f"{name}.json").is_file()), None)

@@ -50,6 +50,7 @@ PAGES = (
                 "evaluation",
                 "manifest",
                 "shards",
+                "exporting",
                 "scale",
                 "fixing",
                 "verify",

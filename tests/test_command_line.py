@@ -21,6 +21,7 @@ import trainer.cli
 from histoprep import console
 from histoprep.command_style import EXAMPLES, GLOBAL_OPTIONS, Group, closest, split_examples
 from histoprep.errors import ExitCode
+from histoprep.exporting.formats import FORMATS as EXPORTS
 from histoprep.importing.formats import FORMATS
 from histoprep.labels import find_label_map
 from trainer.config_layers import presets
@@ -78,7 +79,7 @@ def test_all_commands_of_both_programs_have_a_page() -> None:
         "trainer import",
     } <= set(PAGES)
     commands = sum(len(line.commands) for line in PROGRAMS.values())
-    assert len(PAGES) == 2 + commands + 4 + 5 + 4 + len(FORMATS)
+    assert len(PAGES) == 2 + commands + 4 + 5 + 4 + len(FORMATS) + len(EXPORTS)
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -33,6 +33,7 @@ EXPECTED_CODES = {
     "explain": {0},
     "collect": {0},
     "shard": {0},
+    "export": {0},
 }
 
 

@@ -42,6 +42,11 @@ COMMANDS = {
         "app",
         "Make images and masks from annotation files, stacks or several masks of an image.",
     ),
+    "export": (
+        "export",
+        "app",
+        "Write tiles for other programs: COCO, YOLO, nnU-Net, FiftyOne.",
+    ),
     "rules": ("rules", "rules", "List every rule of the audit."),
     "explain": ("rules", "explain", "Explain what a finding means, why it happens and what to do."),
     "collect": ("collect", "collect", "Merge the parts of an array job (--part i/n)."),

@@ -15,7 +15,7 @@ def coco_masks() -> Any:
     try:
         from pycocotools import mask
     except ImportError as error:
-        raise missing("polygons of COCO and CVAT", "pycocotools") from error
+        raise missing("outlines of COCO and CVAT", "pycocotools") from error
     return mask
 
 
@@ -24,7 +24,7 @@ def rasterio_features() -> Any:
     try:
         from rasterio import features
     except ImportError as error:
-        raise missing("polygons of GeoJSON", "rasterio") from error
+        raise missing("outlines of regions", "rasterio") from error
     return features
 
 

@@ -116,6 +116,11 @@ def hexadecimal(red: int, green: int, blue: int) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
+def channels_of(colour: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour `#rrggbb`, 0 to 255."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
 def _usable_names(labels: Sequence[Label]) -> dict[int, str]:
     """Return a name for each label that a label map takes and no other label has."""
     taken: set[str] = set()

@@ -211,7 +211,7 @@ def unknown_class(label_map: LabelMap) -> TargetClass:
         if cls.name.casefold() == "unknown":
             return cls
     first = label_map.classes[0]
-    if first.id == 0 and any(word in first.name.casefold() for word in _UNKNOWN_WORDS):
+    if first.id == 0 and says_unknown(first.name):
         return first
     raise UsageError(
         f"--on-unmapped unknown needs a class for unknown values, and {label_map.name} has none",
@@ -219,6 +219,11 @@ def unknown_class(label_map: LabelMap) -> TargetClass:
         expected="a class called Unknown, or a class 0 named like it",
         hint="add such a class to the label map, or list the values",
     )
+
+
+def says_unknown(name: str) -> bool:
+    """Return whether the name of a class says that nobody knows what its pixels are."""
+    return any(word in name.casefold() for word in _UNKNOWN_WORDS)
 
 
 class MaskRemapper:

@@ -1,5 +1,5 @@
 """The ledgers of trees of new files: what became of each file, one row a file; and the kinds of
-tree: remap, repair, import and fix.
+tree: remap, repair, import, fix and export.
 """
 
 from __future__ import annotations
@@ -304,4 +304,53 @@ FIX_LEDGER = pa.schema(
 
 FIX = TreeKind(
     "fix", "1.0", FIX_LEDGER, again="into another folder makes it again", content="files"
+)
+
+
+EXPORT_LEDGER = pa.schema(
+    [
+        column("tile_id", pa.string(), "tile of the manifest"),
+        column("split", pa.string(), "train, val, test; unlabelled without a mask"),
+        column("image_source", pa.string(), "file of the image; null where it is in a shard"),
+        column(
+            "image_path", pa.string(), "path of the image relative to this folder; null without"
+        ),
+        column("image_digest", pa.string(), "XXH3-128 of the image, hex"),
+        column("image_bytes", pa.int64(), "size of the image"),
+        column(
+            "image_how",
+            pa.string(),
+            "hard link, symbolic link, copied; written: from a shard, or as another format",
+        ),
+        column(
+            "output_path",
+            pa.string(),
+            "path of the file of annotations or mask relative to this folder; null without",
+        ),
+        column("output_digest", pa.string(), "XXH3-128 of that file, hex"),
+        column("output_bytes", pa.int64(), "size of that file"),
+        column("width_px", pa.int32(), "width of the image"),
+        column("height_px", pa.int32(), "height of the image"),
+        column("class_pixels", pa.list_(pa.int64()), "pixels of each class of the label map"),
+        column("ignored_pixels", pa.int64(), "pixels without a class"),
+        column(
+            "class_regions",
+            pa.list_(pa.int64()),
+            "outlines of each class of the label map; null for formats of masks",
+        ),
+        column("holes", pa.int64(), "holes of these outlines"),
+        column("status", pa.string(), "written; left-out on request; failed: may be tried again"),
+        column("reason", pa.string(), "why it failed or was left out; null when written"),
+    ]
+)
+
+
+EXPORT = TreeKind(
+    "export",
+    "1.0",
+    EXPORT_LEDGER,
+    (),
+    ("output", "image"),
+    "into another folder makes it again",
+    "files",
 )

@@ -206,6 +206,18 @@ class TileSource:
             self._reader.image(row, image), None if mask is None else self._reader.mask(row, mask)
         )
 
+    def decode_image(self, row: int, data: bytes) -> np.ndarray:
+        """Return the image of a tile from its bytes, uint8 RGB [height, width, 3]; raises
+        TileError.
+        """
+        return self._reader.image(row, data)
+
+    def decode_mask(self, row: int, data: bytes) -> np.ndarray:
+        """Return the class ids of a mask from its bytes, uint8 [height, width]; raises
+        TileError.
+        """
+        return self._reader.mask(row, data)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return path and root; everything else is read again."""
         return {"path": self.path, "root": self.root}
