@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -302,11 +303,12 @@ def copies_rows(fields: Fields, folder: Path, number: int) -> Iterator[str]:
 
 def find_copies(workspace: Workspace) -> set[tuple[int, int]]:
     """Return the pairs that are copies by any evidence, by the numbers of their tiles."""
-    tiles = pq.read_table(workspace.tiles, columns=list(COLUMNS)).to_pandas()
+    table = pq.read_table(workspace.tiles, columns=[*COLUMNS, "image_path", "mask_path"])
+    tiles = table.to_pandas()
     found = set(pairs_of(workspace, "overlapping"))
     by_digest = tiles.groupby("image_digest").image_path.agg(list)
     found |= {(int(paths[0][:6]), int(other[:6])) for paths in by_digest for other in paths[1:]}
-    candidates = find_candidates(tiles)
+    candidates = find_candidates([table], lambda rows: table.take(pa.array(rows)))
     pairs = compare(workspace.root, candidates.pairs, workspace.parts, InProcess(1)).to_pylist()
     found |= {(int(row["image_a"][:6]), int(row["image_b"][:6])) for row in pairs}
     return {(min(pair), max(pair)) for pair in found}

@@ -6,16 +6,22 @@ import itertools
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoprep.auditing import duplicates
-from histoprep.auditing.duplicates import MAX_BITS_APART, correlation, find_candidates
+from histoprep.auditing.duplicates import (
+    MAX_BITS_APART,
+    Candidates,
+    correlation,
+    find_candidates,
+)
+from histoprep.schemas.tiles import SCHEMA
 
 
-def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def table(rows: list[dict[str, Any]]) -> pa.Table:
     """Return rows as the tiles table has them; each image is unlike the others unless said
     otherwise.
     """
@@ -29,20 +35,23 @@ def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
         }
         for index in range(len(rows))
     ]  # fmt: skip
-    frame = pd.DataFrame([{**default, **row} for default, row in zip(defaults, rows, strict=True)])
-    text = [
-        "image_path",
-        "mask_path",
-        "image_digest",
-        "luminance_digest",
-        "mask_digest",
-        "mask_error",
-    ]
-    return frame.astype(dict.fromkeys(text, "string") | {"image_hash": "UInt64"})
+    made = [{**default, **row} for default, row in zip(defaults, rows, strict=True)]
+    schema = pa.schema(
+        [SCHEMA.field(name) for name in (*duplicates.COLUMNS, "image_path", "mask_path")]
+    )
+    return pa.Table.from_pylist(made, schema=schema)
+
+
+def candidates_of(rows: list[dict[str, Any]]) -> Candidates:
+    tiles = table(rows)
+    # In two pieces, as a table with row groups is read.
+    return find_candidates(
+        [tiles.slice(0, 3), tiles.slice(3)], lambda rows: tiles.take(pa.array(rows))
+    )
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> set[tuple[int, int]]:
-    found = find_candidates(table(rows))
+    found = candidates_of(rows)
     assert found.num_left_out == 0
     return {(int(a[1:5]), int(b[1:5])) for a, b, _, _ in found.pairs}
 
@@ -105,16 +114,16 @@ def test_near_hashes_are_found_like_by_the_slow_search(made: list[tuple[int, set
 
 def test_too_many_pairs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "MAX_COMPARISONS", 10)
-    found = find_candidates(table([{"luminance_digest": "grey"}] * 31))
+    found = candidates_of([{"luminance_digest": "grey"}] * 31)
     assert (len(found.pairs), found.num_left_out) == (10, 20)
 
 
 def test_too_many_hashes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "_MAX_HASH_PAIRS", 50)
-    # One band of sixteen bits is the same for all, the others are unlike.
+    # Half of the bits are the same for all, the others are unlike.
     rng = np.random.default_rng(3)
-    hashes = [int(value) << 16 for value in rng.choice(2**48, 200, replace=False)]
-    found = find_candidates(table([{"image_hash": value} for value in hashes]))
+    hashes = [int(value) << 32 for value in rng.choice(2**32, 200, replace=False)]
+    found = candidates_of([{"image_hash": value} for value in hashes])
     assert found.num_left_out >= 200 * 199 // 2 - 50 - 200
 
 

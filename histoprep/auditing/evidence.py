@@ -295,8 +295,10 @@ def _duplicates(
     earlier = _earlier_duplicates(workspace, key)
     if earlier is not None:
         return earlier
+    taker = tables.RowTaker(opened)
     candidates = find_candidates(
-        tables.read_table(opened, DUPLICATE_COLUMNS).to_pandas(types_mapper=checks.nullable)
+        tables.read_batches(opened, DUPLICATE_COLUMNS),
+        lambda rows: taker.take(rows, ("image_path", "mask_path")),
     )
     found = compare(workspace.root, candidates.pairs, workspace.parts, engine, _reading(header))
     metadata = key | {"num_left_out": candidates.num_left_out}

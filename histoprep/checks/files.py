@@ -279,22 +279,24 @@ def unreadable_folders(evidence: Evidence) -> Iterator[Finding]:
 @row_rule(EXTENSION_MISMATCH)
 def misnamed(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield files whose first bytes contradict their extension."""
+    endings = {
+        image_format.name: tuple(f".{suffix}" for suffix in image_format.suffixes)
+        for image_format in image_formats()
+    }
     for side in _SIDES:
         kind = chunk.tiles[f"{side}_format"]
         lowered = chunk.tiles[f"{side}_path"].str.lower()
         fits = np.zeros(len(kind), dtype=bool)
-        for image_format in image_formats():
-            endings = tuple(f".{suffix}" for suffix in image_format.suffixes)
-            fits |= true(kind == image_format.name) & true(lowered.str.endswith(endings))
-        tiles = chunk.tiles.assign(kind=kind.str.upper())
+        for name in kind.dropna().unique():
+            fits |= true(kind == name) & true(lowered.str.endswith(endings.get(name, ())))
         chosen = kind.notna() & ~fits
-        detail = "its first bytes are those of a {kind}"
+        tiles = chunk.tiles[true(chosen)]
         yield from flag(
             EXTENSION_MISMATCH,
-            tiles,
-            chosen,
+            tiles.assign(kind=tiles[f"{side}_format"].str.upper()),
+            tiles[f"{side}_format"].notna(),
             f"{side}_path",
-            detail,
+            "its first bytes are those of a {kind}",
             denominator=_num_files(evidence),
             unit="files",
         )

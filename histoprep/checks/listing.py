@@ -502,6 +502,8 @@ def odd_names(evidence: Evidence) -> Iterator[Finding]:
 def _combine_suggestion(evidence: Evidence) -> str:
     issues, overview = evidence.issues, evidence.overview
     further = issues.path[issues.kind == IssueKind.SECOND_MASK][:MAX_NAMES].tolist()
+    if not further:
+        return ""
     folders = {path.rpartition("/")[0] for path in further}
     images, masks = (
         [path for path in overview[column].dropna().tolist() if path.rpartition("/")[0] in folders][
@@ -518,15 +520,19 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
     """Yield folders that were not read; a warning where they hold images and nobody said which
     folders to read.
     """
-    texts = {"cause": _UNREAD_CAUSE, "suggestion": _name_folders(evidence)}
-    yield from _unexpected(evidence, IssueKind.UNREAD_FOLDER, Severity.WARNING, "folders", **texts)
+    if (evidence.issues.kind == IssueKind.UNREAD_FOLDER).any():
+        texts = {"cause": _UNREAD_CAUSE, "suggestion": _name_folders(evidence)}
+        kind, severity = IssueKind.UNREAD_FOLDER, Severity.WARNING
+        yield from _unexpected(evidence, kind, severity, "folders", **texts)
     yield from _unexpected(evidence, IssueKind.OTHER_FOLDER, Severity.INFO, "folders")
 
 
 def _name_folders(evidence: Evidence) -> str:
     """Return the advice to name the folders that were read, as a command where they are known."""
     paths = evidence.overview[["image_path", "mask_path"]].dropna()
-    folders = [sorted({path.partition("/")[0] for path in paths[name]}) for name in paths]
+    folders = [
+        sorted(paths[name].str.replace(r"(?s)/.*", "", regex=True).unique()) for name in paths
+    ]
     if [len(names) for names in folders] != [1, 1] or folders[0] == folders[1]:
         return _UNREAD_SUGGESTION
     words = ("histoprep", "audit", to_text(str(evidence.root)), "--images", folders[0][0],

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import checksums, durable, tables
-from histoprep.counting.counts import COLUMNS, DIMENSIONS, Counts, count
+from histoprep.counting.counts import COLUMNS, DIMENSIONS, Counts, count, merge
 from histoprep.counting.summary import (
     EFFECTIVE_NUMBER_BETA,
     WEIGHTS,
@@ -65,6 +65,7 @@ __all__ = [
 ]
 
 _MAX_JSON_KEYS = 1_000
+_PARTS_HELD = 16
 _READ = tuple(dict.fromkeys((*COLUMNS, "tile_id", "label", *INCLUSION_COLUMNS, IS_REPAIRED)))
 
 
@@ -167,8 +168,8 @@ def count_table(
     kind_of = _ManifestKinds.read(workspace.manifest) if workspace.manifest.exists() else None
     raw_map = _raw_map(source.read_batches(["label_ids"]), label_map)
     empty = pa.schema([tiles.SCHEMA.field(name) for name in COLUMNS]).empty_table()
-    raw = count(empty, raw_map)
-    mapped = count(empty, label_map) if label_map is not None else None
+    raw = [count(empty, raw_map)]
+    mapped = [count(empty, label_map)] if label_map is not None else []
     gone = np.zeros(len(REASONS), dtype=np.int64)
     num_repaired = 0
     ignored = Ignored() if label_map is not None and label_map.ignore else None
@@ -185,9 +186,9 @@ def count_table(
         chosen = chunk.filter(pa.array(counted))
         image_labels.add(chosen, are_ignored(chosen, label_map))
         prepared = _prepared(chosen, kind_of, keep_group=by_group)
-        raw = raw + count(prepared, raw_map)
-        if mapped is not None and label_map is not None:
-            mapped = mapped + _count_mapped(prepared, reason[counted] == INCLUDED, label_map)
+        _add(raw, count(prepared, raw_map))
+        if label_map is not None:
+            _add(mapped, _count_mapped(prepared, reason[counted] == INCLUDED, label_map))
             if ignored is not None:
                 ignored += _ignored_in(prepared, label_map)
     split_source = "tiles" if kind_of is None else "manifest"
@@ -195,7 +196,17 @@ def count_table(
         reason: number for reason, number in zip(REASONS, gone.tolist(), strict=True) if number
     }
     found = image_labels.table
-    return TableCounts(raw_map, raw, mapped, split_source, left_out, num_repaired, ignored, found)
+    sums = merge(raw), merge(mapped) if mapped else None
+    return TableCounts(raw_map, *sums, split_source, left_out, num_repaired, ignored, found)
+
+
+def _add(parts: list[Counts], part: Counts) -> None:
+    """Add the counts of a piece; every few pieces are summed, not every one, which takes longer the
+    more groups there are.
+    """
+    parts.append(part)
+    if len(parts) >= _PARTS_HELD:
+        parts[:] = [merge(parts)]
 
 
 def _ignored_in(chunk: pa.Table, label_map: LabelMap) -> Ignored:

@@ -62,7 +62,7 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """Return the counts of the tiles of both."""
-        return _merge([self, other])
+        return merge([self, other])
 
     @property
     def num_tiles(self) -> int:
@@ -143,7 +143,8 @@ def _per_tile_classes(
 ) -> dict[str, np.ndarray]:
     """Return one entry for each class of each tile, in order of row, then class."""
     radii = {cls.id: cls.min_radius_px for cls in label_map.classes}
-    needed = np.array([radii[class_id] for class_id in class_ids.tolist()], dtype=np.float32)
+    distinct, place = np.unique(class_ids, return_inverse=True)
+    needed = np.array([radii[class_id] for class_id in distinct.tolist()], np.float32)[place]
     core = core_present(entries.core_pixels, entries.radius_px, needed)
     # Class ids are below 2^32 and rows below 2^31: both fit one sortable integer.
     keys, entry = np.unique(entries.row.astype(np.int64) << 32 | class_ids, return_inverse=True)
@@ -167,33 +168,66 @@ def _per_tile_classes(
     }
 
 
-def _tile_keys(chunk: pa.Table, labelled_rows: np.ndarray) -> DataFrame:
+@dataclass(frozen=True)
+class _TileKeys:
+    """Split, pool and group of tiles: each combination once, in order, and which one a tile has."""
+
+    distinct: DataFrame
+    code: np.ndarray
+
+
+def _tile_keys(chunk: pa.Table, labelled_rows: np.ndarray) -> _TileKeys:
     import pandas as pd
 
-    pool = np.full(chunk.num_rows, UNCONDITIONAL, dtype=object)
-    pool[labelled_rows] = CONDITIONAL
+    is_conditional = np.zeros(chunk.num_rows, bool)
+    is_conditional[labelled_rows] = True
+    pool = pc.if_else(pa.array(is_conditional), CONDITIONAL, UNCONDITIONAL)
     if "pool" in chunk.column_names:
-        pools = np.asarray(chunk["pool"].to_pylist(), dtype=object)
-        pool = np.where(pools == "", pool, pools)
-    text = {
-        name: pc.fill_null(chunk[name].cast(pa.string()), "").to_numpy()
-        for name in ("split", "group")
+        pool = pc.if_else(pc.equal(chunk["pool"], ""), pool, chunk["pool"])
+    columns = {
+        "split": pc.fill_null(chunk["split"].cast(pa.string()), ""),
+        "pool": pool,
+        "group": pc.fill_null(chunk["group"].cast(pa.string()), ""),
     }
-    return pd.DataFrame(
-        {"split": text["split"], "pool": pool, "group": text["group"]}, dtype=object
-    )
+    combined, names = np.zeros(chunk.num_rows, np.int64), {}
+    for name, column in columns.items():
+        names[name], code = _in_order(column)
+        combined = combined * len(names[name]) + code
+    distinct, code = np.unique(combined, return_inverse=True)
+    found = {}
+    for name in reversed(columns):
+        distinct, place = np.divmod(distinct, max(len(names[name]), 1))
+        found[name] = names[name][place]
+    frame = pd.DataFrame({name: found[name] for name in columns}, dtype=object)
+    return _TileKeys(frame, code)
 
 
-def _tile_sums(keys: DataFrame) -> DataFrame:
-    return _grouped(keys.assign(tiles=np.int64(1)), DIMENSIONS)
+def _in_order(column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct texts of a column in order, objects, and the place of each row's."""
+    encoded = pc.dictionary_encode(column)
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    names = np.array(encoded.dictionary.to_pylist(), object)
+    order = np.argsort(names)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return names[order], rank[encoded.indices.to_numpy()]
 
 
-def _class_sums(keys: DataFrame, classes: dict[str, np.ndarray]) -> DataFrame:
-    rows = keys.iloc[classes["row"]].reset_index(drop=True)
-    return _grouped(
-        rows.assign(**{name: classes[name] for name in ("class_id", *CLASS_SUMS)}),
-        (*DIMENSIONS, "class_id"),
-    )
+def _tile_sums(keys: _TileKeys) -> DataFrame:
+    return keys.distinct.assign(tiles=np.bincount(keys.code, minlength=len(keys.distinct)))
+
+
+def _class_sums(keys: _TileKeys, classes: dict[str, np.ndarray]) -> DataFrame:
+    # Class ids are below 2^32: key and class fit one sortable integer.
+    combined = keys.code[classes["row"]] << 32 | classes["class_id"]
+    distinct, entry = np.unique(combined, return_inverse=True)
+    sums = {}
+    for name in CLASS_SUMS:
+        sums[name] = np.zeros(len(distinct), np.int64)
+        np.add.at(sums[name], entry, classes[name])
+    named = keys.distinct.iloc[distinct >> 32].reset_index(drop=True)
+    return named.assign(class_id=distinct & 0xFFFF_FFFF, **sums)
 
 
 def _pairs(rows: np.ndarray, class_ids: np.ndarray) -> DataFrame:
@@ -255,7 +289,8 @@ def _grouped_unmapped(frame: DataFrame) -> DataFrame:
     )
 
 
-def _merge(parts: Sequence[Counts]) -> Counts:
+def merge(parts: Sequence[Counts]) -> Counts:
+    """Return the counts of the tiles of all parts, at least one."""
     import pandas as pd
 
     def stacked(name: str) -> DataFrame:

@@ -59,15 +59,11 @@ class CrossTable:
         # Of equal numbers of pixels the smaller label is taken: what is assigned last stays.
         order = kept[np.lexsort((-labels[kept], pixels[kept], rows[kept]))]
         dominant[rows[order]] = labels[order]
-        names_of_rows = names.to_pylist()
-        for name, label, length in zip(
-            names_of_rows, dominant.tolist(), lengths.tolist(), strict=True
-        ):
-            if name is not None and length:
-                self.tiles.setdefault(name, Counter())[label] += 1
-        for row, label in zip(rows[kept].tolist(), labels[kept].tolist(), strict=True):
-            if (name := names_of_rows[row]) is not None:
-                self.holding.setdefault(name, Counter())[label] += 1
+        encoded = pc.dictionary_encode(names).combine_chunks()
+        of_row = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        known, labelled = encoded.dictionary.to_pylist(), lengths > 0
+        _count(self.tiles, known, of_row[labelled], dominant[labelled])
+        _count(self.holding, known, of_row[rows[kept]], labels[kept])
 
     @property
     def columns(self) -> list[int]:
@@ -117,6 +113,23 @@ class CrossTable:
         }
 
 
+def _count(
+    counters: dict[str, Counter[int]], names: list[str], of_row: np.ndarray, labels: np.ndarray
+) -> None:
+    """Add to the counters how often each name, by its number in `names` or -1, goes with a label;
+    labels are at least `NO_LABEL` and below 2^32.
+    """
+    known = of_row >= 0
+    keys = of_row[known].astype(np.int64) << 33 | (labels[known] - NO_LABEL)
+    pairs, amounts = np.unique(keys, return_counts=True)
+    numbers, found = (pairs >> 33).tolist(), ((pairs & 0x1_FFFF_FFFF) + NO_LABEL).tolist()
+    for number, label, amount in zip(numbers, found, amounts.tolist(), strict=True):
+        counter = counters.get(names[number])
+        if counter is None:
+            counter = counters[names[number]] = Counter()
+        counter[label] += amount
+
+
 @dataclass
 class ImageLabelCounts:
     """Counts masks by image-level label and by folder, piece by piece."""
@@ -129,7 +142,9 @@ class ImageLabelCounts:
         label_pixels; see `CrossTable.add`.
         """
         self._labels.add(chunk, chunk["label"], ignored)
-        self._folders.add(chunk, _folder_names(chunk["tile_id"]), ignored)
+        # Too many folders are no classes: they are of no use any more.
+        if len(self._folders.tiles) <= MAX_IMAGE_LABELS:
+            self._folders.add(chunk, _folder_names(chunk["tile_id"]), ignored)
 
     @property
     def table(self) -> CrossTable:
