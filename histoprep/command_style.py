@@ -4,6 +4,8 @@ the line, completion, suggestions.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from enum import Enum
@@ -74,7 +76,10 @@ class _House:
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, those of every command among them."""
         own: list[Any] = super().get_params(ctx)  # type: ignore[misc]
-        return [*own[:-1], *global_options(), own[-1]]
+        params = [*own[:-1], *global_options(), own[-1]]
+        for param in params:
+            _read_plainly(param)
+        return params
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the usage: options, then arguments in capitals."""
@@ -259,6 +264,58 @@ def global_options() -> tuple[Any, ...]:
     app = typer.Typer(add_completion=False)
     app.command()(_declared)
     return tuple(get_command(app).params)
+
+
+def _read_plainly(param: Any) -> None:
+    """Have a parameter that nobody set, or set to what is plainly right, be read as it stands.
+
+    Typer reads each with pydantic, which takes longer to import than all of typer; it still reads
+    the others, and refuses what has to be refused.
+    """
+    reader = getattr(param, "get_runtime_param", None)
+    if reader is not None and not isinstance(reader, _PlainReader):
+        param.get_runtime_param = _PlainReader(reader)
+
+
+class _PlainReader:
+    """What stands for typer's reader of one parameter, which is made when it is needed."""
+
+    def __init__(self, reader: Callable[[], Any]) -> None:
+        self._reader = reader
+
+    def __call__(self) -> _PlainReader:
+        return self
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the value of a parameter as typer does."""
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        plain = _plain(value, param.type_descriptor)
+        return self._reader().coerce(value, param=param, ctx=ctx) if plain is None else plain
+
+
+def _plain(value: Any, described: Any) -> Any:
+    """Return a value of the type that is described; None where it takes more to say."""
+    kind, limits = described.annotation, described.parameter_info
+    if limits.parser is not None:
+        return None
+    if not isinstance(kind, type) or not isinstance(value, str | int | float | Enum | Path):
+        return None
+    if kind is Path:
+        is_free = not (limits.exists or limits.resolve_path or limits.writable or limits.allow_dash)
+        path = Path(value) if isinstance(value, str | Path) else None
+        if path is None or not (is_free and limits.file_okay and limits.dir_okay):
+            return None
+        return path if os.access(path, os.R_OK) or not os.path.lexists(path) else None
+    if issubclass(kind, Enum):
+        return value if isinstance(value, kind) else None
+    if kind is int and isinstance(value, str) and re.fullmatch("[0-9]{1,15}", value):
+        value = int(value)
+    if type(value) is not kind or kind not in (str, int, float):
+        return None
+    least, most = limits.min, limits.max
+    is_within = (least is None or value >= least) and (most is None or value <= most)
+    return value if is_within else None
 
 
 def _by_topic(params: Sequence[Any]) -> Mapping[str, list[Any]]:

@@ -4,7 +4,9 @@ themselves when they are loaded.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 from histoprep.errors import UsageError
 
@@ -21,7 +23,8 @@ def load(group: str) -> None:
         return
     # First, since what is loaded may ask for the same group.
     _loaded.add(group)
-    for found in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+    chosen = _declared().select(group=group)
+    for found in sorted(chosen, key=lambda entry: (entry.name, entry.value)):
         try:
             found.load()
         except Exception as error:
@@ -36,3 +39,9 @@ def load(group: str) -> None:
                 seen=f"entry point {found.name} of the group {group}",
                 hint=f"update or correct that package; where it lies: pip show -f {package}",
             ) from error
+
+
+@cache
+def _declared() -> Any:
+    """Return those of all installed packages, whose metadata takes long to read."""
+    return entry_points()

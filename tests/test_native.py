@@ -25,6 +25,7 @@ from histoprep.imageio import png
 from histoprep.lossy.onsets import find_enlarged
 from histoprep.neighbours.landmarks import NUM_NUMBERS, UNIT, find_landmarks
 from histoprep.neighbours.overlaps import nearest_by_tree
+from histoprep.neighbours.placement import correlates, turned
 from histoprep.tiles.measure import measure_mask
 
 ROOT = Path(__file__).parents[1]
@@ -277,3 +278,30 @@ def test_the_nearest_landmarks_are_those_of_a_tree(
     assert np.array_equal(np.isfinite(far), is_there)
     assert np.array_equal(np.sqrt(distances / UNIT**2)[is_there], far[is_there])
     assert np.array_equal(places[is_there], near[is_there])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_correlations_are_the_same(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(12, 130, 2))
+    noise = rng.integers(0, 256, (height + 8, width + 8), np.uint8)
+    whole = cv2.GaussianBlur(noise, (0, 0), float(rng.choice([0.5, 2.0, 5.0])))
+    down, right = rng.integers(0, 9, 2)
+    field = whole[4:-4, 4:-4]
+    part = whole[down : down + height, right : right + width]
+    if seed % 3:
+        other = rng.integers(0, 256, part.shape, np.uint8)
+        part = cv2.addWeighted(part, float(rng.uniform(0.2, 0.8)), other, 0.5, 0)
+    if seed % 10 == 9:
+        part, field = (part, np.full_like(field, 7)) if seed % 20 == 9 else (part * 0, field)
+    part = turned(part.copy(), int(rng.integers(4)))
+    for least in (0.1, 0.5, 0.7, 0.95):
+        assert native.correlates(field, part, 3, least) == correlates(field, part, 3, least)
+
+
+def test_an_image_correlates_with_what_it_is_moved_from() -> None:
+    whole = np.random.default_rng(0).integers(0, 256, (80, 80), np.uint8)
+    field = whole[10:60, 10:60]
+    for down in range(4, 17):
+        found = native.correlates(field, whole[down : down + 50, 12:62], 3, 0.9)
+        assert found == (abs(down - 10) <= 3)

@@ -281,8 +281,9 @@ def flag(
 
     `path` is the column that names the file and `detail` a format string over the row's columns.
     """
-    rows = frame[true(chosen)]
-    if len(rows):
+    picked = true(chosen)
+    if picked.any():
+        rows = frame[picked]
         items = zip(rows[path].tolist(), _filled(detail, rows), strict=True)
         yield finding(
             rule,

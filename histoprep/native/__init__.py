@@ -31,6 +31,8 @@ _UNITS_A_PX = 10_000
 # Landmarks are looked up by so many numbers, and by one more where there are many.
 _FEW_AXES, _MANY_LANDMARKS = 3, 150_000
 _LOOKED_UP_AT_ONCE, _PADDING = 4096, 32
+# Images that are correlated are no wider.
+_WIDEST = 1024
 _NUMBERS = (
     "num_labels", "cell_px", "own_blocks", "right_blocks", "down_blocks", "both_blocks", "rough",
     "across", "down", "contacts", "soft", "near", "turns", "row_ends", "column_ends", "is_unsure",
@@ -218,6 +220,27 @@ def find_landmarks(
     return None if number < 0 else (found[:number], places[0, :number], places[1, :number])
 
 
+def correlates(field: np.ndarray, part: np.ndarray, reach: int, least: float) -> bool | None:
+    """Return whether an image correlates with a field around it by so much at least, moved by at
+    most `reach` either way; one of a single value does. None without the library.
+
+    Args:
+        field: uint8 [height, width], its rows contiguous, at most 1024 wide.
+        part: uint8 [height, width]; its margins of `reach` do not count.
+        reach: 1 to 4, less than half of a side.
+        least: Correlation, above 0.
+    """
+    functions = _functions()
+    height, width = field.shape
+    if functions is None or width > _WIDEST or field.strides[1] != 1:
+        return None
+    found = functions.correlates(
+        _address(field), field.strides[0], _address(part), *part.strides, height, width, reach,
+        least
+    )  # fmt: skip
+    return None if found < 0 else bool(found)
+
+
 def find_nearest(
     numbers: np.ndarray, limit: int, most: int, num_threads: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -287,6 +310,7 @@ class _Functions(NamedTuple):
     shrink: ctypes._NamedFuncPointer
     find_landmarks: ctypes._NamedFuncPointer
     find_nearest: ctypes._NamedFuncPointer
+    correlates: ctypes._NamedFuncPointer
 
 
 @cache
@@ -315,6 +339,11 @@ def _functions() -> _Functions | None:
         ctypes.c_int64, *[pointer] * 3
     ]  # fmt: skip
     found.find_nearest.restype = None
+    found.correlates.argtypes = [
+        pointer, ctypes.c_int64, pointer, ctypes.c_int64, ctypes.c_int64, whole, whole, whole,
+        ctypes.c_double
+    ]  # fmt: skip
+    found.correlates.restype = whole
     found.shrink.restype = None
     found.measure_mask.restype = found.find_enlarged.restype = whole
     found.unfilter.restype = None

@@ -12,7 +12,7 @@
 #define FAST
 #endif
 
-enum { FIELDS = 12, MOST = 48, WIDEST = 1024 };
+enum { FIELDS = 12, MOST = 48, WIDEST = 1024, REACH = 4 };
 
 static inline void shrink(const uint8_t *image, int height, int width, int64_t stride, int side,
                           int bits, uint8_t *restrict means, uint16_t *restrict sums)
@@ -171,4 +171,79 @@ FAST int histoprep_find_landmarks(const float *blobs, const float *around, int h
         }
     }
     return number;
+}
+
+static inline int64_t product_of(const int16_t *restrict a, const int16_t *restrict b, int count)
+{
+    int32_t sum = 0;
+    for (int i = 0; i < count; i++)
+        sum += (int32_t)a[i] * b[i];
+    return sum;
+}
+
+static inline int correlates(const uint8_t *field, int64_t field_stride, const uint8_t *part,
+                             int64_t part_row, int64_t part_column, int height, int width,
+                             int reach, double least)
+{
+    int high = height - 2 * reach, wide = width - 2 * reach, shifts = 2 * reach + 1;
+    int16_t own[WIDEST], *all = malloc((size_t)height * width * sizeof(int16_t));
+    int64_t sums[(2 * REACH + 1) * (2 * REACH + 1)] = {0}, number = (int64_t)high * wide;
+    int64_t *lines = calloc((size_t)2 * height * shifts, sizeof(int64_t));
+    int64_t total = 0, squares = 0;
+    int found = all && lines ? 0 : -1;
+    if (found < 0)
+        goto done;
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++)
+            all[(size_t)y * width + x] = field[y * field_stride + x];
+    for (int y = 0; y < high; y++) {
+        const uint8_t *row = part + (y + reach) * part_row + reach * part_column;
+        for (int x = 0; x < wide; x++)
+            own[x] = row[x * part_column];
+        for (int x = 0; x < wide; x++)
+            total += own[x];
+        squares += product_of(own, own, wide);
+        for (int down = 0; down < shifts; down++)
+            for (int right = 0; right < shifts; right++)
+                sums[down * shifts + right] +=
+                    product_of(own, all + (size_t)(y + down) * width + right, wide);
+    }
+    /* Of each row of the field and each shift to the right: sum, and sum of squares. */
+    for (int y = 0; y < height; y++)
+        for (int right = 0; right < shifts; right++) {
+            const int16_t *row = all + (size_t)y * width + right;
+            int32_t sum = 0;
+            for (int x = 0; x < wide; x++)
+                sum += row[x];
+            lines[2 * (y * shifts + right)] = sum;
+            lines[2 * (y * shifts + right) + 1] = product_of(row, row, wide);
+        }
+    int64_t spread = number * squares - total * total;
+    for (int down = 0; down < shifts && !found; down++)
+        for (int right = 0; right < shifts && !found; right++) {
+            int64_t sum = 0, square = 0;
+            for (int y = down; y < down + high; y++) {
+                sum += lines[2 * (y * shifts + right)];
+                square += lines[2 * (y * shifts + right) + 1];
+            }
+            int64_t common = number * sums[down * shifts + right] - total * sum;
+            double both = least * least * (double)spread * (double)(number * square - sum * sum);
+            /* Nothing speaks against a part of one value. */
+            found = !spread || (common > 0 && both > 0 && (double)common * (double)common >= both);
+        }
+done:
+    free(all);
+    free(lines);
+    return found;
+}
+
+/* Whether an image correlates by `least` with some window of a field of `height` x `width`, moved by
+ * at most `reach` (at most 4) from the middle; the image, whose rows and columns are `part_row` and
+ * `part_column` bytes apart, is that large, too, and counts without its margins of `reach`. -1 where
+ * memory is short. */
+FAST int histoprep_correlates(const uint8_t *field, int64_t field_stride, const uint8_t *part,
+                              int64_t part_row, int64_t part_column, int height, int width,
+                              int reach, double least)
+{
+    return correlates(field, field_stride, part, part_row, part_column, height, width, reach, least);
 }

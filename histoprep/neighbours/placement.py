@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from histoprep import native
 from histoprep.neighbours.landmarks import cell_size, shrink
 
 MIN_SCORE = 0.9
@@ -26,7 +27,7 @@ _MIN_CONTRAST = 4.0
 _WINDOW_PX = 96
 # Images that show the same place agree by so much at least in their cells, give or take so many
 # cells. Of those that do, none was found under 0.9.
-_MIN_COARSE, _COARSE_REACH = 0.5, 3
+_MIN_COARSE, _COARSE_REACH = 0.7, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,41 @@ def _correlates(first: np.ndarray, second: np.ndarray, begin: tuple[int, int], s
     if narrow < 4 * _COARSE_REACH:
         # The last pixels of an image may fill no cell, and corners are rounded.
         return (narrow + 2) * side >= MIN_SIDE_PX
-    inside = np.s_[_COARSE_REACH:-_COARSE_REACH, _COARSE_REACH:-_COARSE_REACH]
     field, part = _parts(first, second, begin)
-    scores = cv2.matchTemplate(
-        np.ascontiguousarray(field), np.ascontiguousarray(part[inside]), cv2.TM_CCOEFF_NORMED
+    found = native.correlates(field, part, _COARSE_REACH, _MIN_COARSE)
+    return correlates(field, part, _COARSE_REACH, _MIN_COARSE) if found is None else found
+
+
+def correlates(field: np.ndarray, part: np.ndarray, reach: int, least: float) -> bool:
+    """Return what `native.correlates` does, without the library: from whole numbers, which are
+    exact in any order.
+    """
+    own, shifts = part[reach:-reach, reach:-reach].astype(np.int64), 2 * reach + 1
+    number, total = own.size, own.sum()
+    spread = number * np.vdot(own, own) - total * total
+    if not spread:
+        return True
+    wide = np.fft.rfft2(field.astype(np.float64))
+    wide *= np.conj(np.fft.rfft2(own.astype(np.float64), field.shape))
+    common = np.rint(np.fft.irfft2(wide, field.shape)[:shifts, :shifts]).astype(np.int64)
+    sums, squares = (
+        _window_sums(values, own.shape)
+        for values in (field.astype(np.int64), field.astype(np.int64) ** 2)
     )
-    best = float(scores.max())
-    return not best < _MIN_COARSE
+    common = number * common - total * sums
+    both = least**2 * float(spread) * (number * squares - sums * sums).astype(np.float64)
+    agrees = (common > 0) & (both > 0) & (common.astype(np.float64) ** 2 >= both)
+    return bool(agrees.any())
+
+
+def _window_sums(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the sums of all windows of a shape, int64."""
+    sums = np.pad(values, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    rows, columns = shape
+    result: np.ndarray = (
+        sums[rows:, columns:] - sums[:-rows, columns:] - sums[rows:, :-columns]
+    ) + sums[:-rows, :-columns]
+    return result
 
 
 def overlap(
