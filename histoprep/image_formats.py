@@ -62,10 +62,14 @@ class ImageFormat:
 
     def fits(self, data: bytes) -> bool:
         """Return whether the first bytes are those of this format."""
-        return any(
-            all(data.startswith(part, offset) for offset, part in signature)
-            for signature in self.signatures
-        )
+        # Without generators, since every file is asked.
+        for signature in self.signatures:
+            for offset, part in signature:
+                if not data.startswith(part, offset):
+                    break
+            else:
+                return True
+        return False
 
 
 JPEG = ImageFormat(
@@ -139,13 +143,18 @@ def register(added: ImageFormat) -> None:
 
 def clear_caches() -> None:
     """Forget what was derived from the table, after it changed."""
-    for cached in (_by_suffix, image_suffixes, mask_suffixes):
+    for cached in (_known, _by_suffix, image_suffixes, mask_suffixes):
         cached.cache_clear()
 
 
 def image_formats() -> tuple[ImageFormat, ...]:
     """Return all formats: the built-in ones, then those of other packages in order of name."""
     plugins.load(GROUP)
+    return _known()
+
+
+@cache
+def _known() -> tuple[ImageFormat, ...]:
     added = sorted(_registered.keys() - {image_format.name for image_format in BUILT_IN})
     return (*BUILT_IN, *(_registered[name] for name in added))
 
@@ -158,7 +167,10 @@ def format_called(name: str) -> ImageFormat:
 
 def sniff(data: bytes) -> ImageFormat | None:
     """Return the format of a file by its first bytes, or None."""
-    return next((image_format for image_format in image_formats() if image_format.fits(data)), None)
+    for image_format in image_formats():
+        if image_format.fits(data):
+            return image_format
+    return None
 
 
 class StandIn(NamedTuple):

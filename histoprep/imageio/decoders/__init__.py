@@ -13,6 +13,7 @@ Each format has one strict path:
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 
 from histoprep import image_formats
@@ -35,7 +36,10 @@ def register_format(added: ImageFormat, decoder: Decoder) -> None:
 def decoder_of(format_name: str) -> Decoder:
     """Return the decoder of a format; raises KeyError for a name that no format has."""
     image_format = image_formats.format_called(format_name)
-    if image_format.name in _added:
-        return _added[image_format.name]
-    decoder: Decoder = import_module(f"{__name__}.{image_format.name}").DECODER
+    return _added.get(image_format.name) or _built_in(image_format.name)
+
+
+@cache
+def _built_in(name: str) -> Decoder:
+    decoder: Decoder = import_module(f"{__name__}.{name}").DECODER
     return decoder
