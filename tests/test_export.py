@@ -372,6 +372,19 @@ def test_nnunet_takes_the_folds_of_the_manifest(manifest: Manifest, tmp_path: Pa
     assert len(folds) == 3
 
 
+def test_nnunet_without_validation_is_said(
+    manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [manifest.root, "--map", manifest.root.with_name("map.yml"), "--workers", "1"]
+    path = tmp_path / "manifest.parquet"
+    splits = ("--split", "train=0.5,test=0.5", "--reshuffle", "--out", path)
+    assert run("manifest", *words, *splits) == ExitCode.OK
+    out = tmp_path / "Dataset003_No"
+    assert run("export", "nnunet", path, "--out", out, "--workers", "1") == ExitCode.OK
+    assert not (out / "splits_final.json").exists()
+    assert "no tile is for validation" in " ".join(capsys.readouterr().err.split())
+
+
 def test_nnunet_needs_its_name(
     manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,6 +164,8 @@ def _export(
 
 
 def _print(result: ExportResult) -> None:
+    from histoprep.exporting.formats.nnunet import FOLDS
+
     _print_classes(result)
     background = result.numbers.background
     if background is None:
@@ -187,6 +189,11 @@ def _print(result: ExportResult) -> None:
     console.warn_each(failed, total=result.num_failed, rest=f"all are in {result.ledger}")
     if result.format.name == "yolo-seg" and not result.num_tiles["val"]:
         console.warn("no tile is for validation, and Ultralytics refuses a data set without")
+    if result.format.name == "nnunet" and FOLDS not in result.files:
+        console.warn(
+            "no tile is for validation and the manifest has no folds: nnU-Net splits at random,"
+            " tiles of a slide onto both sides; histoprep manifest --folds 5 makes folds of groups"
+        )
     if result.up_to_date:
         console.note("nothing had changed")
     splits = ", ".join(f"{split} {number:,}" for split, number in result.num_tiles.items())
