@@ -18,6 +18,8 @@ from PIL import Image
 
 from benchmarks.browse import make_set as make_large_set
 from histoprep.schemas.decisions import read_dropped
+from histoprep.schemas.synthetic import write_real
+from histoprep.shards.write import write_shards
 from histoprep.visible import visible
 
 pytest.importorskip("uvicorn")
@@ -504,6 +506,40 @@ def test_generated_tiles_stand_beside_real_ones(chromium: Any, root: Path) -> No
         )
         assert page.complaints == []
         assert all(re.match(r"(http://127\.0\.0\.1|blob:|data:)", url) for url in page.requests)
+        page.tab.close()
+
+
+def test_the_real_tiles_of_a_synthetic_set_are_found(chromium: Any, root: Path) -> None:
+    workspace = root.with_name("run.histoprep")
+    workspace.mkdir(exist_ok=True)
+    write_real(workspace, [root.with_name("set.histoprep") / "manifest.parquet"])
+    try:
+        with browsing(root.with_name("run")) as server:
+            page = Page(chromium, server)
+            page.tab.wait_for_selector(".card[data-filled] img")
+            page.open_first()
+            titles = page.tab.locator("#viewer figcaption").all_inner_texts()
+            assert titles == ["run", "set", "mask"]
+            assert page.complaints == []
+            page.tab.close()
+    finally:
+        (workspace / "real.json").unlink()
+
+
+def test_shards_show_findings_and_quality(chromium: Any, root: Path) -> None:
+    workspace = root.with_name("set.histoprep")
+    write_shards(workspace / "manifest.parquet", root.with_name("shards"))
+    with browsing(root.with_name("shards")) as server:
+        page = Page(chromium, server)
+        assert page.tab.is_hidden("#notes")
+        page.tab.click("nav [data-view=findings]")
+        page.ready("findings")
+        page.tab.click("#view-findings button:has-text('HP408')")
+        page.wait_count(f"1 tile of {len(page.server.names())}")
+        assert page.names() == ["slide1_04"]
+        page.tab.select_option("#sort", "focus")
+        page.tab.wait_for_function("() => location.hash.includes('focus')")
+        assert page.complaints == []
         page.tab.close()
 
 

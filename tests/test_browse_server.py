@@ -18,7 +18,9 @@ from browse_set import LABEL_MAP, SIDE_PX, bad_names, make_set, mask_of
 from browsing import Browser, browsing
 from PIL import Image
 
+from histoprep import cli
 from histoprep.schemas.manifest import read_manifest
+from histoprep.schemas.synthetic import read_real, write_real
 from histoprep.shards.write import write_shards
 from histoprep.visible import visible
 
@@ -359,7 +361,78 @@ def test_a_manifest_and_its_shards_show_the_same(root: Path, tmp_path: Path) -> 
         # A finding of the tiles table names the tile of the manifest.
         codes = {finding["code"]: finding["key"] for finding in files.get("set")["findings"]}
         assert files.names(finding=codes["HP408"]) == ["slide1_04"]
+        for name in ("findings", "numbers", "notes"):
+            assert files.get("set")[name] == shards.get("set")[name]
+        assert "focus" in shards.get("set")["numbers"] and shards.get("set")["notes"] == []
+        assert shards.names(finding=codes["HP408"]) == ["slide1_04"]
+        for near in ("slide1_10", "slide2_11"):
+            found = [each.get(f"tiles/{ids.index(near)}")["neighbours"] for each in (files, shards)]
+            assert found[0] == found[1] != []
         assert (tmp_path / "shards.histoprep").is_dir() or shards.get("decisions")["dropped"] == 0
+
+
+def test_shards_without_the_results_of_their_audit_say_so(tmp_path: Path) -> None:
+    make_set(tmp_path / "set")
+    write_shards(tmp_path / "set.histoprep" / "manifest.parquet", tmp_path / "shards")
+    with browsing(tmp_path / "shards") as server:
+        assert server.get("set")["findings"]
+    (tmp_path / "set").rename(tmp_path / "gone")
+    (tmp_path / "set.histoprep").rename(tmp_path / "gone.histoprep")
+    with browsing(tmp_path / "shards") as server:
+        about = server.get("set")
+        assert about["findings"] == [] and "focus" not in about["numbers"]
+        assert "no findings and no quality are shown" in " ".join(about["notes"])
+        assert str(tmp_path / "set.histoprep") in " ".join(about["notes"])
+    # The data set is elsewhere, and its results lie around the shards.
+    (tmp_path / "shards").rename(tmp_path / "gone.histoprep" / "shards")
+    with browsing(tmp_path / "gone.histoprep" / "shards") as server:
+        assert server.get("set")["findings"] and server.get("set")["notes"] == []
+    # Other tiles than those that were packed.
+    (tmp_path / "gone" / "slide0_12.png").unlink()
+    assert cli.run(["audit", str(tmp_path / "gone"), "--exit-zero", "--quiet"]) == 0
+    with browsing(tmp_path / "gone.histoprep" / "shards") as server:
+        assert "read anew since the manifest was made" in " ".join(server.get("set")["notes"])
+
+
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_real_tiles_are_found_by_the_note_of_a_synthetic_set(
+    root: Path, tmp_path: Path, folder: str
+) -> None:
+    real = tmp_path / "real"
+    shutil.copytree(root, real / folder, dirs_exist_ok=True)
+    assert cli.run(["audit", str(real), "--exit-zero", "--quiet"]) == 0
+    label_map = str(root.with_name("four.yml"))
+    cli.run(["manifest", str(real), "--map", label_map, "--quiet"])
+    manifest = tmp_path / "real.histoprep" / "manifest.parquet"
+    for name in ("slide0_12", "slide1_13"):
+        for kind, source in (("images", f"{name}.png"), ("masks", f"{name}_mask.png")):
+            path = tmp_path / "made" / kind / folder / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / source, path)
+    (tmp_path / "made.histoprep").mkdir()
+    write_real(tmp_path / "made.histoprep", [tmp_path / "nowhere.parquet", manifest])
+    with browsing(tmp_path / "made") as server:
+        assert [other["path"] for other in server.get("set")["others"]] == [str(manifest)]
+        tiles = {tile["name"]: tile["beside"] for tile in server.get("tiles")["tiles"]}
+        assert len(tiles) == 2 and all(row >= 0 for [row] in tiles.values())
+    with browsing(tmp_path / "made", "--beside", root) as server:
+        assert [other["path"] for other in server.get("set")["others"]] == [str(root)]
+    manifest.unlink()
+    with browsing(tmp_path / "made") as server:
+        assert server.get("set")["others"] == []
+        assert "name their manifest with --beside" in " ".join(server.get("set")["notes"])
+
+
+def test_a_note_of_real_tiles_moves_with_them(tmp_path: Path) -> None:
+    (tmp_path / "a" / "made.histoprep").mkdir(parents=True)
+    (tmp_path / "a" / "manifest.parquet").write_bytes(b"")
+    write_real(tmp_path / "a" / "made.histoprep", [tmp_path / "a" / "manifest.parquet"])
+    (tmp_path / "a").rename(tmp_path / "b")
+    stated = str(tmp_path / "a" / "manifest.parquet")
+    moved = tmp_path / "b" / "manifest.parquet"
+    assert read_real(tmp_path / "b" / "made.histoprep") == [(stated, moved)]
+    (tmp_path / "b" / "made.histoprep" / "real.json").write_text("{")
+    assert read_real(tmp_path / "b" / "made.histoprep") == []
 
 
 def test_sets_beside_are_matched_by_id(root: Path, tmp_path: Path) -> None:

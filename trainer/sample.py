@@ -15,6 +15,8 @@ import numpy as np
 from histoprep.durable import locked
 from histoprep.errors import UsageError
 from histoprep.labels import IGNORED_ID
+from histoprep.schemas.synthetic import write_real
+from histoprep.shards.storage import is_address
 from trainer.sampling.dataset import SyntheticDataset
 from trainer.sampling.generator import Generator, Kept, SamplingOptions
 from trainer.sampling.keep import KeepRegions
@@ -46,6 +48,7 @@ def sample_dataset(
     keep: KeepRegions | None = None,
     crop: Crop | None = None,
     origin: Mapping[str, Any] | None = None,
+    trained_on: str | None = None,
     limit: int | None = None,
     force: bool = False,
     verify: bool = False,
@@ -66,6 +69,7 @@ def sample_dataset(
         keep: Which pixels of the real images stay.
         crop: The part of each image to make, as it is in the whole image.
         origin: What the model is; recorded in the request.
+        trained_on: Manifest of the training, whose tiles may be the real ones of these masks.
         limit: Sample only this many images; the others can follow later.
         force: Replace images that were made with other options, or changed since.
         verify: Read all images that exist already and compare them with their digests.
@@ -101,6 +105,9 @@ def sample_dataset(
         saying(lambda: f"{num_done:,} of {len(chosen):,} images are kept"),
     ):
         dataset.start(force=force, verify=verify)
+        # An address is no place on this machine.
+        sources = [name for name in (masks.source, trained_on) if name and not is_address(name)]
+        write_real(dataset.workspace, sources)
         for batch in batches_of(masks, chosen, batch_size):
             read = np.stack([_checked_mask(generator, masks, index) for index in batch])
             tile_ids = [masks.ids[index] for index in batch]

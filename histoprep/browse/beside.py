@@ -15,13 +15,15 @@ _FOLDER = "^images/"
 def matching_rows(tile_ids: pa.ChunkedArray, others: pa.ChunkedArray) -> np.ndarray:
     """Return for each tile the row of another set with the same id, int64 [n], -1 without one.
 
-    Where the whole id has no match, ids are compared without a leading `images/`, so that a
-    generated tile is found beside the real one.
+    Where the whole id has no match, ids are compared without the leading `images/` of this set, of
+    the other, or of both, so that a generated tile is found beside the real one.
     """
     rows = _find(tile_ids, others)
-    if (rows < 0).any():
-        plain = (pc.replace_substring_regex(ids, _FOLDER, "") for ids in (tile_ids, others))
-        rows = np.where(rows < 0, _find(*plain), rows)
+    own, plain = (pc.replace_substring_regex(ids, _FOLDER, "") for ids in (tile_ids, others))
+    for pair in ((own, others), (tile_ids, plain), (own, plain)):
+        if not (rows < 0).any():
+            break
+        rows = np.where(rows < 0, _find(*pair), rows)
     return rows
 
 

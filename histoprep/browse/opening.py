@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from histoprep import rule_ids, tables
+from histoprep.browse.beside import matching_rows
 from histoprep.browse.columns import (
     Category,
     ClassShares,
@@ -40,6 +41,7 @@ from histoprep.errors import HistoprepError
 from histoprep.labels import PALETTE, LabelMap
 from histoprep.schemas.manifest import Manifest, class_matrix, open_manifest, open_named_manifest
 from histoprep.schemas.shards import is_index
+from histoprep.schemas.synthetic import read_real
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import SUFFIX, Workspace
 from histoprep.shards import TileSource
@@ -71,7 +73,7 @@ class TileSet:
         notes: What cannot be shown, and why, in words.
         reader: Reads pixels.
         tiles_table: The tiles table of the rows, None without one.
-        request: The request of a synthetic data set, None for others.
+        results: Folder of the audit's results that rows refer to; None for the workspace.
     """
 
     name: str
@@ -86,6 +88,7 @@ class TileSet:
     tiles_table: Path | None = None
     label_map: LabelMap | None = None
     min_area_px: int = 16
+    results: Path | None = None
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -94,7 +97,7 @@ class TileSet:
     @cached_property
     def neighbours(self) -> NeighbourPairs:
         """Return which tiles touch or overlap, as the last audit found."""
-        path = self.workspace / "neighbours.parquet"
+        path = (self.results or self.workspace) / "neighbours.parquet"
         return read_neighbours(path, self.columns.image_paths)
 
     def row_of(self, tile_id: str) -> int | None:
@@ -127,18 +130,11 @@ def open_folder(workspace: Workspace, label_map: LabelMap | None) -> TileSet:
     pa.default_memory_pool().release_unused()
     shares, to_classes = _tile_shares(opened, label_map)
     numbers["num_specks"] = _list_sums(opened, "label_specks")
-    notes: list[str] = []
     if manifest is not None:
         categories |= _from_manifest(manifest, tile_ids)
     columns = Columns(tile_ids, images, masks, categories, numbers, shares)
     names = RowNames({"image": images, "mask": masks})
-    digest = file_digest(workspace.tiles)
-    findings, note = read_tile_findings(workspace.findings, names, digest)
-    notes += [note] if note else []
-    if workspace.review.is_file():
-        reviewed, note = read_tile_findings(workspace.review, names, digest)
-        findings += reviewed
-        notes += [note] if note else []
+    findings, notes = _results_of(workspace, names, file_digest(workspace.tiles))
     reader = FilePixels(
         workspace.root,
         columns,
@@ -183,10 +179,11 @@ def open_packed(path: Path, workspace: Path | None) -> TileSet:
     folder = workspace or _workspace_of(manifest, shards=shards)
     findings: list[TileFinding] = []
     notes: list[str] = []
-    known = None if shards else _known_tiles(manifest)
-    if known is not None:
-        opened, rows = known
-        own = Workspace.of(manifest.root)
+    known = _known_results(manifest, folder)
+    if isinstance(known, str):
+        notes.append(known)
+    else:
+        own, opened, rows = known
         numbers |= {
             name: np.where(rows < 0, np.float32("nan"), column[rows])
             for name, column in _measures(opened).items()
@@ -195,13 +192,8 @@ def open_packed(path: Path, workspace: Path | None) -> TileSet:
         back = np.full(opened.metadata.num_rows, -1, np.int64)
         back[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         names = RowNames({"image": every["image_path"], "mask": every["mask_path"]})
-        digest = file_digest(own.tiles)
-        found, note = read_tile_findings(own.findings, names, digest)
-        notes += [note] if note else []
-        if own.review.is_file():
-            reviewed, note = read_tile_findings(own.review, names, digest)
-            found += reviewed
-            notes += [note] if note else []
+        found, more = _results_of(own, names, manifest.tiles_digest)
+        notes += more
         findings = [_moved(finding, back) for finding in found]
     columns = Columns(tile_ids, images, masks, categories, numbers, shares)
     reader: PixelReader = (
@@ -227,6 +219,29 @@ def open_packed(path: Path, workspace: Path | None) -> TileSet:
         reader,
         None,
         None if shards else manifest.label_map,
+        results=None if isinstance(known, str) else known[0].folder,
+    )
+
+
+def find_real(tiles: TileSet) -> tuple[TileSet | None, str]:
+    """Return the real tiles that belong to generated ones, as `trainer sample` noted them, and a
+    note: where they were found, or why not; empty for tiles that are not generated.
+    """
+    root = tiles.data_folders[0]
+    named = read_real(root.with_name(root.name + SUFFIX))
+    for _, place in named:
+        if place is None:
+            continue
+        try:
+            real = open_packed(place, None)
+        except HistoprepError:
+            continue
+        if (matching_rows(tiles.columns.tile_ids, real.columns.tile_ids) >= 0).any():
+            return real, f"real tiles stand beside: {place}"
+    if not named:
+        return None, ""
+    return None, (
+        f"the real tiles are not where they were ({named[0][0]}): name their manifest with --beside"
     )
 
 
@@ -384,20 +399,59 @@ def _from_manifest(manifest: Manifest, tile_ids: pa.ChunkedArray) -> dict[str, C
     return {name: Category.of(table[name]).take(rows) for name in table.column_names}
 
 
-def _known_tiles(manifest: Manifest) -> tuple[pq.ParquetFile, np.ndarray] | None:
-    """Return the tiles table that a manifest was made from and the row of each of its tiles there,
-    -1 without one; None where it is gone or was made anew.
+def _results_of(
+    workspace: Workspace, names: RowNames, digest: str
+) -> tuple[list[TileFinding], list[str]]:
+    """Return the findings of the last audit and of the last review, and what is wrong with them.
+
+    Args:
+        workspace: Where they are.
+        names: What tiles are called.
+        digest: The digest of the tiles table.
     """
-    try:
-        workspace = Workspace.of(manifest.root)
-        opened, _ = open_tiles_table(workspace.tiles)
-    except (HistoprepError, FileNotFoundError):
-        return None
-    if file_digest(workspace.tiles) != manifest.tiles_digest:
-        return None
-    ids = tables.read_table(opened, ["tile_id"])["tile_id"].combine_chunks()
-    own = manifest.read(["tile_id"])["tile_id"]
-    return opened, pc.fill_null(pc.index_in(own, value_set=ids), -1).to_numpy().astype(np.int64)
+    findings, note = read_tile_findings(workspace.findings, names, digest)
+    notes = [note] if note else []
+    if workspace.review.is_file():
+        reviewed, note = read_tile_findings(workspace.review, names, digest)
+        findings += reviewed
+        notes += [note] if note else []
+    return findings, notes
+
+
+def _known_results(
+    manifest: Manifest, around: Path
+) -> tuple[Workspace, pq.ParquetFile, np.ndarray] | str:
+    """Return the results that a manifest or index was made from: the workspace, its tiles table,
+    and the row of each tile there, -1 without one; or why there are none, in words.
+
+    Args:
+        manifest: The manifest, or index of shards.
+        around: The folder of results around it.
+    """
+    root = manifest.root.resolve()
+    beside = root.with_name(root.name + SUFFIX)
+    seen = None
+    for folder in dict.fromkeys((beside, around)):
+        workspace = Workspace(root, folder)
+        try:
+            opened, _ = open_tiles_table(workspace.tiles)
+        except (HistoprepError, FileNotFoundError):
+            continue
+        seen = workspace.tiles
+        if file_digest(workspace.tiles) != manifest.tiles_digest:
+            continue
+        ids = tables.read_table(opened, ["tile_id"])["tile_id"].combine_chunks()
+        rows = pc.index_in(manifest.read(["tile_id"])["tile_id"], value_set=ids)
+        return workspace, opened, pc.fill_null(rows, -1).to_numpy().astype(np.int64)
+    if seen is not None:
+        return (
+            "no findings and no quality are shown: the tiles were read anew since the manifest was"
+            f" made; histoprep manifest makes it again from {seen}"
+        )
+    return (
+        "no findings and no quality are shown: the audit's results that the manifest was made from"
+        f" are not in {beside}"
+    )
 
 
 def _moved(finding: TileFinding, back: np.ndarray) -> TileFinding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +40,7 @@ def browse(
             "--beside",
             help="Another one to show its tiles of the same ids beside: real beside generated, or"
             " another run; repeatable.",
-            show_default=False,
+            show_default="the real tiles of a synthetic data set",
         ),
     ] = None,
     features: Annotated[
@@ -77,17 +78,25 @@ def browse(
     Examples:
         histoprep browse tiles --open
         histoprep browse tiles.histoprep/manifest.parquet
-        histoprep browse synthetic --beside tiles.histoprep/manifest.parquet
+        histoprep browse synthetic --beside other-run
     """
     _check_installed()
     from histoprep.browse.decisions import NAME, Journal
     from histoprep.browse.features import open_features
+    from histoprep.browse.opening import find_real
     from histoprep.browse.server import listen, serve
     from histoprep.browse.session import Session
     from histoprep.schemas.latents import SUMMARY
 
     tiles = _open(target, map_name, workspace_folder, workers)
     others = tuple(_open(path, map_name, None, workers) for path in beside or ())
+    if not others:
+        real, note = find_real(tiles)
+        if real is not None:
+            others = (real,)
+            console.note(note)
+        elif note:
+            tiles = replace(tiles, notes=(*tiles.notes, note))
     encoded = features or tiles.workspace / LATENTS
     has_features = features is not None or (encoded / SUMMARY).is_file()
     known = open_features(encoded, tiles.columns.tile_ids) if has_features else None

@@ -19,6 +19,7 @@ from histoprep.errors import ExitCode, UsageError
 from histoprep.labels import LabelMap, SourceLabel, TargetClass
 from histoprep.labels.model import default_colour
 from histoprep.schemas.manifest import open_manifest
+from histoprep.schemas.synthetic import read_real
 from histoprep.shards import open_tiles
 from trainer.cli import run
 from trainer.cli.sample import sampling_options
@@ -415,6 +416,8 @@ def test_masks_of_a_manifest_keep_their_split(folder, tmp_path):
     masks = masks_of_tiles(tiles, "test")
     result = sample_dataset(_painter(), masks, tmp_path / "again", OPTIONS)
     assert set(open_manifest(result.manifest).read(["split"])["split"].to_pylist()) == {"test"}
+    # So that a browser finds the real tiles by itself.
+    assert read_real(tmp_path / "again.histoprep") == [(tiles.path, Path(tiles.path))]
     with pytest.raises(DataError, match="7 in test"):
         masks_of_tiles(tiles, "train")
 

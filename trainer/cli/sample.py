@@ -221,6 +221,7 @@ def sample(
         trainer sample --checkpoint runs/mask-unet-512 --masks layouts --out large --size 2048
     """
     from trainer.device import choose_device, free_memory_bytes
+    from trainer.import_checkpoint import NO_MANIFEST
     from trainer.recipes.ldm import load_generator, read_facts
     from trainer.sample import check_masks, sample_dataset
     from trainer.sampling.dataset import SyntheticDataset
@@ -289,6 +290,7 @@ def sample(
             keep=regions,
             crop=None if crop is None else _crop(crop),
             origin=origin,
+            trained_on=None if config.manifest == NO_MANIFEST else config.manifest,
             limit=limit,
             force=force,
             verify=verify,

@@ -30,7 +30,8 @@ class MaskList:
 
     `splits` say where what is made of a mask belongs: an image made from a mask of the test split
     is no training data. `read_mask(i)` gives class ids of `label_map`, uint8 [height, width];
-    `read_image(i)` the real image, uint8 RGB, or is None when there are none.
+    `read_image(i)` the real image, uint8 RGB, or is None when there are none. `source`
+    is the manifest or folder of shards that they are from, None for label images.
     """
 
     ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class MaskList:
     label_map: LabelMap
     read_mask: Callable[[int], np.ndarray]
     read_image: Callable[[int], np.ndarray] | None
+    source: str | None = None
 
     def __len__(self) -> int:
         """Return the number of masks."""
@@ -129,7 +131,7 @@ def masks_of_tiles(tiles: TileSource, split: str | None = None) -> MaskList:
     ids, splits = (
         tuple(str(name) for name in column[rows]) for column in (tiles.tile_ids, tiles.split)
     )
-    return MaskList(ids, splits, sizes, tiles.label_map, read_mask, read_image)
+    return MaskList(ids, splits, sizes, tiles.label_map, read_mask, read_image, tiles.path)
 
 
 def masks_in_folder(
