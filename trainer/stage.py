@@ -30,6 +30,7 @@ RECIPES = {
     "codec": "trainer.recipes.codec",
     "diffmic": "trainer.recipes.diffmic",
     "segmenter": "trainer.recipes.segmenter",
+    "masks": "trainer.recipes.masks",
 }
 # What a recipe trains when nothing else is said: its full size.
 DEFAULT_PRESETS = {
@@ -37,6 +38,7 @@ DEFAULT_PRESETS = {
     "codec": "codec-512",
     "diffmic": "diffmic-224",
     "segmenter": "segmenter-512",
+    "masks": "masks-512",
 }
 DEFAULT_RECIPE = "ldm"
 NO_VALIDATION = (

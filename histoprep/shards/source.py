@@ -20,7 +20,7 @@ from histoprep.phrases import plural
 from histoprep.schemas.manifest import FOLD, Manifest, class_matrix
 from histoprep.schemas.shards import is_index
 from histoprep.shards.index import open_any
-from histoprep.shards.readers import EncodedTile, FileReader, ShardReader
+from histoprep.shards.readers import EncodedTile, FileReader, ShardReader, TileError
 from histoprep.shards.storage import is_address, open_storage
 from histoprep.visible import visible
 
@@ -217,6 +217,21 @@ class TileSource:
         TileError.
         """
         return self._reader.mask(row, data)
+
+    def read_mask(self, row: int) -> np.ndarray:
+        """Return the mask of a tile in class ids, uint8 [height, width], without decoding its
+        image.
+
+        Args:
+            row: Number of the tile in the manifest.
+
+        Raises:
+            TileError: The tile cannot be read, or has no mask.
+        """
+        _, mask = self._reader.read(row)
+        if mask is None:
+            raise TileError("a tile has no mask", path=str(self.tile_ids[row]))
+        return self._reader.mask(row, mask)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return path and root; everything else is read again."""

@@ -418,7 +418,7 @@ def test_neither_latents_nor_a_codec_is_an_error(demo_manifest: Path) -> None:
 def test_objectives_that_go_together(
     demo_manifest: Path, codec: Path, tmp_path: Path, entry: str
 ) -> None:
-    assert objective_of(_config(demo_manifest, codec, tmp_path, entry))
+    assert objective_of(_config(demo_manifest, codec, tmp_path, entry).diffusion)
 
 
 def test_an_objective_that_does_not_is_refused_before_anything_is_read(

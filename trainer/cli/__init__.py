@@ -19,7 +19,7 @@ COMMANDS = {
     "test": (
         "test",
         "test",
-        "Measure a classifier or segmenter on the test split: metrics with intervals, plots.",
+        "Measure a classifier, segmenter or model of masks: metrics with intervals, plots.",
     ),
     "predict": ("predict", "predict", "Classify or segment images: a table of scores, or masks."),
     "evaluate": (

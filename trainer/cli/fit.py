@@ -40,8 +40,8 @@ def fit(
         str | None,
         typer.Option(
             help="What to train.",
-            metavar="ldm|codec|diffmic|segmenter",
-            autocompletion=lambda: ["ldm", "codec", "diffmic", "segmenter"],
+            metavar="ldm|codec|diffmic|segmenter|masks",
+            autocompletion=lambda: ["ldm", "codec", "diffmic", "segmenter", "masks"],
             show_default="ldm",
         ),
     ] = None,
@@ -238,6 +238,7 @@ def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:
         "ldm": [("trainer", "sample", "--checkpoint", run, "--masks", data, "--out", "synthetic")],
         "diffmic": [("trainer", "test", run)],
         "segmenter": [("trainer", "test", run)],
+        "masks": [("trainer", "test", run)],
     }
     return steps.get(config.recipe, [])
 

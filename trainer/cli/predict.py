@@ -73,7 +73,7 @@ def predict(
     if load_run_config(run).recipe == "segmenter":
         from trainer.cli.test import refuse_diffusion_options
 
-        refuse_diffusion_options(steps, samples)
+        refuse_diffusion_options(steps, samples, "segmenter")
         _predict_masks(run, images, out, device, reporter)
     result = predict_images(
         run,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trainer.sampling.tiling import Crop
 
 _NUM_ROWS = 6
+GENERATE = "generate:"
+"""What --masks begins with for masks that a model makes."""
 
 
 def _input(text: str, *names: str, **more: Any) -> Any:
@@ -49,7 +51,8 @@ def sample(
     masks: Annotated[
         str,
         _input(
-            "A folder of label images, a manifest, or the index of shards.",
+            "A folder of label images, a manifest, or the index of shards; generate:N makes N masks"
+            " with --mask-model.",
             "--masks",
             show_default=False,
         ),
@@ -77,6 +80,18 @@ def sample(
     images: Annotated[
         Path | None,
         _input("Folder of real images with the names of the masks.", show_default=False),
+    ] = None,
+    mask_model: Annotated[
+        Path | None,
+        _input("A run of the recipe masks, for --masks generate:N.", show_default=False),
+    ] = None,
+    class_shares: Annotated[
+        str | None,
+        _input(
+            "Shares of the classes in each generated mask, such as Tumour=0.6,Stroma=0.4.",
+            metavar="CLASS=SHARE",
+            show_default="those of random training masks",
+        ),
     ] = None,
     codec: Annotated[
         str | None, _input("The codec of the run, if it has moved.", show_default=False)
@@ -144,7 +159,8 @@ def sample(
     size: Annotated[
         int | None,
         _made(
-            "Longer side of the images, in pixels: masks are enlarged or reduced to it.",
+            "Longer side of the images, in pixels: masks are enlarged or reduced to it, and"
+            " generated ones made at it.",
             min=1,
             show_default="that of the masks",
         ),
@@ -216,9 +232,9 @@ def sample(
     be read; 6 a damaged checkpoint.
 
     Examples:
-        trainer sample --checkpoint runs/mask-unet --masks manifest.parquet --out synthetic
         trainer sample --checkpoint runs/ldm --masks my_masks --map label_map_5 --out out --steps 50
         trainer sample --checkpoint runs/mask-unet-512 --masks layouts --out large --size 2048
+        trainer sample --checkpoint runs/ldm --masks generate:500 --mask-model runs/masks --out new
     """
     from trainer.device import choose_device, free_memory_bytes
     from trainer.import_checkpoint import NO_MANIFEST
@@ -233,12 +249,26 @@ def sample(
 
     place = choose_device(device)
     if verify:
-        require_whole(checkpoint, masks)
+        require_whole(checkpoint, masks if mask_model is None else mask_model)
     config = _check_run(checkpoint)
     scales = () if sweep is None else _scales(sweep)
-    listed = _mask_list(masks, read_facts(checkpoint).label_map, split, map_name, images, out)
-    if size is not None:
-        listed = resize_masks(listed, size)
+    requested = _requested_masks(masks, mask_model, class_shares, map_name or images)
+    classes = read_facts(checkpoint).label_map
+    made_from: dict[str, Any] = {}
+    if requested is None or mask_model is None:
+        listed = _mask_list(masks, classes, split, map_name, images, out)
+        listed = listed if size is None else resize_masks(listed, size)
+    else:
+        listed, made_from = _generated_masks(
+            mask_model,
+            requested,
+            classes,
+            class_shares,
+            size,
+            seed,
+            split or "train",
+            str(place),
+        )
     if real and listed.read_image is None:
         raise UsageError(
             "--real needs the real images",
@@ -278,6 +308,7 @@ def sample(
     origin = {
         "checkpoint": _weights_digest(checkpoint, ema=not raw_weights),
         "codec": generator.codec.digest,
+        **made_from,
     }
     regions = keep_regions(keep, listed) if keep else None
     with console.progress("sampling", min(len(listed), limit or len(listed)), "images") as meter:
@@ -370,8 +401,17 @@ def _check_run(checkpoint: Path) -> Config:
 
     config = load_run_config(checkpoint)
     if not isinstance(config, Config):
+        hint = (
+            "name it as --mask-model beside an image model; trainer test draws its masks alone"
+            if config.recipe == "masks"
+            else None
+        )
         raise ConfigError(
-            "this run is not of the recipe ldm", path=checkpoint, seen=config.recipe, expected="ldm"
+            "this run is not of the recipe ldm",
+            path=checkpoint,
+            seen=config.recipe,
+            expected="ldm",
+            hint=hint,
         )
     if config.manifest == NO_MANIFEST and config.codec is None:
         raise ConfigError(
@@ -380,6 +420,76 @@ def _check_run(checkpoint: Path) -> Config:
             hint="import the checkpoint again with --codec, into another folder",
         )
     return config
+
+
+def _requested_masks(
+    masks: str, mask_model: Path | None, class_shares: str | None, of_folder: object
+) -> int | None:
+    """Return how many masks are to be generated, or None where they are read.
+
+    Raises:
+        UsageError: For options that do not go together.
+    """
+    if not masks.startswith(GENERATE):
+        stray = "--mask-model" if mask_model else "--class-shares" if class_shares else None
+        if stray:
+            raise UsageError(
+                f"{stray} belongs to generated masks",
+                seen=f"--masks {masks}",
+                expected=f"--masks {GENERATE}N, such as {GENERATE}500",
+            )
+        return None
+    text = masks.removeprefix(GENERATE)
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise UsageError(
+            "the number of masks to generate is not a whole number, at least 1",
+            seen=masks,
+            expected=f"such as {GENERATE}500",
+        )
+    if of_folder:
+        raise UsageError(
+            "--map and --images belong to a folder of masks; generated ones have none", seen=masks
+        )
+    if mask_model is None:
+        raise UsageError(
+            "generated masks need a model of masks",
+            seen=f"--masks {masks} without --mask-model",
+            hint="trainer fit --recipe masks --manifest MANIFEST trains one",
+        )
+    return int(text)
+
+
+def _generated_masks(
+    mask_model: Path,
+    count: int,
+    classes: LabelMap,
+    class_shares: str | None,
+    size: int | None,
+    seed: int,
+    split: Split,
+    device: str,
+) -> tuple[MaskList, dict[str, Any]]:
+    """Return masks that a model makes when they are read, and what they depend on."""
+    from trainer.recipes.masks import load_mask_generator
+    from trainer.sampling.layouts import list_generated, parse_shares, request_of
+
+    generator = load_mask_generator(mask_model, device=device, seed=seed)
+    own = [(cls.id, cls.name) for cls in generator.label_map.classes]
+    if own != [(cls.id, cls.name) for cls in classes.classes]:
+        raise UsageError(
+            "the model of masks has other classes than the model of images",
+            path=mask_model,
+            seen=", ".join(f"{number} {name}" for number, name in own),
+            expected=", ".join(f"{cls.id} {cls.name}" for cls in classes.classes),
+            hint="train both on manifests with the same label map",
+        )
+    shares = (
+        None
+        if class_shares is None
+        else parse_shares(class_shares, generator.label_map, generator.num_classes)
+    )
+    listed = list_generated(generator, count, size_px=size, shares=shares, split=split)
+    return listed, request_of(shares, _weights_digest(mask_model, ema=True), seed)
 
 
 def _mask_list(

@@ -1,4 +1,4 @@
-"""`trainer test`: measure the classifier or segmenter of a run on the test split."""
+"""`trainer test`: measure a classifier or segmenter on the test split, or a model of masks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from trainer.reporter import Reporter
 
 if TYPE_CHECKING:
     from trainer.classification.evaluation import Evaluation
+    from trainer.evaluation.layouts import LayoutScores
     from trainer.segmentation.scores import SegmentationScores
 
 _SHOWN = (
@@ -36,7 +37,7 @@ def test(
         typer.Argument(
             metavar="RUN...",
             help=(
-                "Run folders of `trainer fit` with a diffmic or segmenter preset; of several"
+                "Run folders of `trainer fit`, recipes diffmic, segmenter or masks; of several"
                 " classifiers, such as those of folds, the mean and spread are printed, too."
             ),
             show_default=False,
@@ -69,11 +70,12 @@ def test(
     ] = False,
 ) -> None:
     """Classify every test tile once and compare the diffusion with the guidance classifier alone,
-    on the same tiles; of a segmenter, predict the mask of every labelled test tile.
+    on the same tiles; of a segmenter, predict the mask of every labelled test tile; of a model of
+    masks, generate some and compare them with real ones of all splits.
 
     Writes metrics.json, predictions.csv and .parquet, and for each head classes-*.csv,
     confusion-*.csv and .png; roc.png, training.png, sheets/. Of a segmenter: metrics.json, masks/,
-    label_map.yml, worst.png.
+    label_map.yml, worst.png. Of a model of masks: metrics.json, masks/, label_map.yml, masks.png.
 
     Examples:
         trainer test runs/diffmic
@@ -105,9 +107,16 @@ def test(
             from trainer.segmentation.evaluate import TestOptions as SegmenterOptions
             from trainer.segmentation.evaluate import test_segmenter
 
-            refuse_diffusion_options(steps, samples)
+            refuse_diffusion_options(steps, samples, config.recipe)
             chosen = SegmenterOptions(sheets, device, again)
             _print_masks(test_segmenter(run, out, chosen, reporter=reporter))
+            console.out(str(folder))
+            continue
+        if config.recipe == "masks":
+            from trainer.evaluation.mask_models import test_masks
+
+            refuse_diffusion_options(steps, samples, config.recipe)
+            _print_layouts(test_masks(run, out, device=device, again=again, reporter=reporter))
             console.out(str(folder))
             continue
         if len(runs) > 1 and not again and read_measures(folder):
@@ -116,18 +125,22 @@ def test(
         _print(evaluate_run(run, out, options, reporter=reporter))
         console.out(str(folder))
     classifiers = [
-        run for run, config in zip(runs, configs, strict=True) if config.recipe != "segmenter"
+        run
+        for run, config in zip(runs, configs, strict=True)
+        if config.recipe not in ("segmenter", "masks")
     ]
     if len(classifiers) > 1:
         _print_spread([read_measures(run / FOLDER) for run in classifiers])
 
 
-def refuse_diffusion_options(steps: int | None, samples: int | None) -> None:
-    """Raise ConfigError for options of denoising beside a segmenter, which does none."""
+def refuse_diffusion_options(steps: int | None, samples: int | None, recipe: str) -> None:
+    """Raise ConfigError for options of classification by denoising beside a run of another
+    recipe.
+    """
     if steps is not None or samples is not None:
         raise ConfigError(
             "--steps and --samples belong to runs of the recipe diffmic",
-            seen="a run of the recipe segmenter",
+            seen=f"a run of the recipe {recipe}",
             hint="leave them out",
         )
 
@@ -144,6 +157,27 @@ def _print_masks(scores: SegmentationScores) -> None:
     console.table(("class", "pixels", "IoU", "Dice"), rows, title=title)
     console.out(f"mIoU {scores.miou} over {', '.join(scores.counted)}")
     console.out(f"pixel accuracy {scores.accuracy}")
+
+
+def _print_layouts(scores: LayoutScores) -> None:
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{measured.value:.3f}",
+            f"{measured.floor:.3f} ({measured.floor_low:.3f}-{measured.floor_high:.3f})",
+            f"{measured.more['kept']:.3f}",
+        )
+        for name, measured in scores.measures.items()
+    ]
+    title = "Generated masks against real ones; floor: real masks of other groups"
+    console.table(("measure", "generated", "floor", "kept by the cells"), rows, title=title)
+    copies = scores.copies
+    console.out(
+        f"copies of training masks: {copies.verdict} ({len(copies.found):,} of {copies.judged:,} as"
+        f" near as a copy, of held-out masks {copies.control:.1%}; {copies.planted_found} of"
+        f" {copies.planted} planted copies found)"
+    )
+    console.out(scores.verdict)
 
 
 def _print_spread(measures: list[dict[str, float]]) -> None:

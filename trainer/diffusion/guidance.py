@@ -53,14 +53,12 @@ class ConditionedDenoiser(Protocol):
         ...
 
 
-def guided(
-    model: MaskDenoiser, mask: Integer[Tensor, "batch 1 height_px width_px"], guidance_scale: float
-) -> Denoise:
+def guided(model: MaskDenoiser, mask: Num[Tensor, "batch ..."], guidance_scale: float) -> Denoise:
     """Return the function (noisy, time) -> null + guidance_scale * (conditional - null).
 
     Args:
         model: The denoiser.
-        mask: The masks, class ids [batch, 1, H, W].
+        mask: The condition: masks, class ids [batch, 1, H, W], or whatever else the model takes.
         guidance_scale: 0 is unconditional, 1 conditional, more exaggerates the condition. 1 and 0
             need one of the two predictions only and cost half as much.
     """

@@ -93,8 +93,8 @@ def measure_distances(
         for name, measure in (("kid", kid_generated), ("fd", fd_generated))
     }
     return {
-        "kid": _measured(halves, kid, kid_generated, drawn, parts["kid"]),
-        "fd": _measured(halves, fd, fd_generated, None, parts["fd"]),
+        "kid": measure_halves(halves, kid, kid_generated, drawn, parts["kid"]),
+        "fd": measure_halves(halves, fd, fd_generated, None, parts["fd"]),
     }
 
 
@@ -153,13 +153,22 @@ def _of_subsets(
     return found
 
 
-def _measured(
+def measure_halves(
     halves: Halves,
     between_real: Callable[[np.ndarray, np.ndarray], float],
     to_generated: Callable[[np.ndarray, np.ndarray], float],
     drawn: np.ndarray | None,
     more: dict[str, float | None],
 ) -> Measured:
+    """Return a measure over halves of the real tiles.
+
+    Args:
+        halves: Pairs of real halves, and generated rows.
+        between_real: The measure of two sets of real rows: the floor.
+        to_generated: That of real rows and generated ones: the value.
+        drawn: Bootstrap draws of the value; None for its spread over the halves.
+        more: Further facts.
+    """
     floors = np.array(list(map(between_real, halves.first, halves.second)))
     values = np.array(list(map(to_generated, halves.first, halves.generated)))
     if not len(values):

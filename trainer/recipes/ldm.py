@@ -44,7 +44,7 @@ def stages(config: Config) -> list[StagePlan]:
     named.
     """
     latents_folder(config)
-    objective_of(config)
+    objective_of(config.diffusion)
 
     def build(_: Path) -> LdmStage:
         return LdmStage(config, open_run_tiles(config), open_latents(config))
@@ -168,7 +168,7 @@ def load_generator(
     denoiser, loaded = denoiser.to(place).eval(), loaded.to(place)
     return Generator(
         denoiser,
-        objective_of(config),
+        objective_of(config.diffusion),
         loaded,
         facts.scaling,
         denoiser.num_classes,

@@ -24,7 +24,7 @@ from trainer.models.denoisers.footprint import count_flops
 from trainer.models.denoisers.interface import Denoiser
 from trainer.models.denoisers.masks import without_ignored
 from trainer.recipes.codecs import load_codec
-from trainer.recipes.ldm_config import Config
+from trainer.recipes.ldm_config import Config, Diffusion, Sampling
 from trainer.recipes.ldm_data import training_dataset, validation_streams
 from trainer.recipes.ldm_denoiser import build_denoiser, check_image_size
 from trainer.sampling.generator import Generator, SamplingOptions
@@ -38,13 +38,15 @@ NOISE_BINS = tuple(
 _VALIDATION_SEED = 0
 
 
-def objective_of(config: Config) -> Objective:
+def objective_of(diffusion: Diffusion) -> Objective:
     """Return the objective of a run.
 
+    Args:
+        diffusion: The section `diffusion` of its configuration.
+
     Raises:
-        ConfigError: When its settings do not go together.
+        ConfigError: When the settings do not go together.
     """
-    diffusion = config.diffusion
     try:
         schedule = NoiseSchedule(diffusion.noise_schedule, diffusion.num_train_timesteps)
         return Objective(
@@ -71,7 +73,7 @@ class LdmStage:
 
     def __init__(self, config: Config, tiles: TileSource, latents: LatentSet) -> None:
         self.config, self.tiles, self.latents = config, tiles, latents
-        self.objective = objective_of(config)
+        self.objective = objective_of(config.diffusion)
         self.denoiser: Denoiser = build_denoiser(config, tiles.label_map, latents.shape[0])
         check_image_size(config, self.denoiser, latents.factor)
         self.module: nn.Module = self.denoiser
@@ -129,7 +131,9 @@ class LdmStage:
                 name: tensor.to(self._device)
                 for name, tensor in self._validation.batch(positions).items()
             }
-            batch["u"] = torch.from_numpy(_spread(positions, settings.num_tiles)).to(self._device)
+            batch["u"] = torch.from_numpy(spread_evenly(positions, settings.num_tiles)).to(
+                self._device
+            )
             everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
             conditional.append(self._losses(module, batch, ~everything))
             null.append(self._losses(module, batch, everything))
@@ -149,7 +153,9 @@ class LdmStage:
         names = self._names(
             self._validation.placement.place(batch["position"].numpy(), _VALIDATION_SEED)[1]
         )
-        generated = self.generator(module).generate(masks, names, self._sampling_options())
+        generated = self.generator(module).generate(
+            masks, names, sampling_options_of(self.config.sampling, self.config.seed)
+        )
         raw = self.latents.denormalise(batch["latents"].to(self._device))
         real = to_uint8(self._codec.decode(raw).float().cpu().numpy())
         colours = {cls.id: _rgb(cls.colour) for cls in self.tiles.label_map.classes}
@@ -200,14 +206,15 @@ class LdmStage:
     def _names(self, rows: np.ndarray) -> list[str]:
         return [str(tile_id) for tile_id in self.tiles.tile_ids[rows]]
 
-    def _sampling_options(self) -> SamplingOptions:
-        sampling = self.config.sampling
-        return SamplingOptions(
-            sampling.guidance_scale,
-            Solver(sampling.solver, sampling.num_inference_steps, sampling.eta, sampling.spacing),
-            self.config.seed,
-            sampling.guidance_interval,
-        )
+
+def sampling_options_of(sampling: Sampling, seed: int) -> SamplingOptions:
+    """Return how the section `sampling` of a configuration says to sample."""
+    return SamplingOptions(
+        sampling.guidance_scale,
+        Solver(sampling.solver, sampling.num_inference_steps, sampling.eta, sampling.spacing),
+        seed,
+        sampling.guidance_interval,
+    )
 
 
 def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
@@ -224,7 +231,7 @@ def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
     return codec
 
 
-def _spread(positions: np.ndarray, total: int) -> np.ndarray:
+def spread_evenly(positions: np.ndarray, total: int) -> np.ndarray:
     """Return numbers in (0, 1), float32, that are evenly spread over all positions 0 .. total - 1
     and in no order.
     """

@@ -63,14 +63,7 @@ def test_segmenter(
     """
     options = options or TestOptions()
     folder = out or run / FOLDER
-    times = _times_tested(folder)
-    if times and not options.again:
-        raise ConfigError(
-            "this run was tested before; choosing runs by their test results makes these too"
-            " optimistic",
-            path=folder / METRICS,
-            hint="read the results there, or test again with --again",
-        )
+    times = count_tests(folder, again=options.again)
     model = open_segmenter(run, device=options.device)
     tiles = open_run_tiles(model.config)
     rows = _test_rows(model, tiles, run)
@@ -110,15 +103,29 @@ def mask_path(folder: Path, tile_id: str) -> Path:
     return path.with_name(f"{path.name}.png")
 
 
-def _times_tested(folder: Path) -> int:
+def count_tests(folder: Path, *, again: bool) -> int:
+    """Return how often a run was tested before, by the results in a folder.
+
+    Raises:
+        ConfigError: When it was, and `again` is not set.
+        IntegrityError: When the results cannot be read.
+    """
     try:
-        return int(checksums.read_json(folder / METRICS, hint=_HINT)["times_tested"])
+        times = int(checksums.read_json(folder / METRICS, hint=_HINT)["times_tested"])
     except FileNotFoundError:
-        return 0
+        times = 0
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"the results of an earlier test cannot be read: {error}", path=folder / METRICS
         ) from error
+    if times and not again:
+        raise ConfigError(
+            "this run was tested before; choosing runs by their test results makes these too"
+            " optimistic",
+            path=folder / METRICS,
+            hint="read the results there, or test again with --again",
+        )
+    return times
 
 
 def _test_rows(model: RunSegmenter, tiles: TileSource, run: Path) -> np.ndarray:
