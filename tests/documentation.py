@@ -47,6 +47,7 @@ PAGES = (
                 "layouts",
                 "importing",
                 "training",
+                "masks",
                 "evaluation",
                 "manifest",
                 "shards",
