@@ -318,7 +318,9 @@ def _repair(mask: Mask, harm: Harm, held: Sequence[int]) -> tuple[float, ...] | 
     damaged = harm.damage(mask)
     try:
         repaired = (
-            repair_jpeg(damaged, harm.quality, held) if harm.quality else repair_ramps(damaged)
+            repair_jpeg(damaged, harm.quality, held)
+            if harm.quality
+            else repair_ramps(damaged, held)
         )
     except BrokenFileError:
         return None

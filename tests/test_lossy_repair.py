@@ -244,7 +244,9 @@ def test_published_masks_come_out_as_their_cleaned_twins(shared_data) -> None:
             np.asarray(Image.open(item))
             for item in (path, shared_data / "ebhi_seg" / "labels" / path.parent.name / path.name)
         )
-        different.append(np.mean((repair_ramps(raw).labels > 127) != (cleaned > 0)))
+        repaired = repair_ramps(raw, source_labels=(0, 253, 255)).labels
+        assert set(np.unique(repaired)) <= {0, 253, 255}
+        different.append(np.mean((repaired > 127) != (cleaned > 0)))
     assert len(different) > 20
     assert np.mean(different) < 0.005
 
@@ -260,3 +262,27 @@ def test_the_last_pixels_of_a_ramp_are_no_label() -> None:
     assert (repaired[10:12, 20:24] == 0).all()
     assert (repaired[30:34, 10:14] == 7).all()
     assert set(np.unique(repaired)) == {0, 7, 255}
+
+
+def test_a_label_that_no_mask_of_the_source_holds_goes_if_it_lies_between_two_that_are_held() -> (
+    None
+):
+    truth = np.zeros((48, 64), np.uint8)
+    truth[:, 32:] = 255
+    ramp = truth.copy()
+    # Tops of ramps that did not reach their end: no core, but more than a few pixels.
+    ramp[10:14, 8:20] = 90
+    ramp[20:24, 40:60] = 160
+    # A thin structure of a label that another mask holds a region of.
+    ramp[30:34, 4:24] = 7
+    kept = repair_ramps(ramp).labels
+    assert {90, 160} <= set(np.unique(kept))
+    repaired = repair_ramps(ramp, source_labels=(0, 7, 255)).labels
+    assert set(np.unique(repaired)) == {0, 7, 255}
+    assert (repaired[10:14, 8:20] == 0).all()
+    assert (repaired[20:24, 40:60] == 255).all()
+    assert (repaired[30:34, 4:24] == 7).all()
+    # Beyond all others: no ramp leads there.
+    beyond = np.where(ramp == 255, np.uint8(200), ramp)
+    beyond[20:24, 40:60] = 250
+    assert 250 in repair_ramps(beyond, source_labels=(0, 7, 200)).labels

@@ -3,11 +3,14 @@ Pure.
 
 Only 5x5 cores are trusted. A pixel between a smaller and a larger label, or beyond a label by
 little (bicubic overshoot), takes the trusted label nearby that is nearest in value, so that the
-boundary lies in the middle of the ramp. So do the last pixels of labels that have no core and
-hardly a pixel left: tops of ramps that did not reach their end. Everything else stays.
+boundary lies in the middle of the ramp. So do the tops of ramps that did not reach their end: the
+last pixels of labels that have no core and hardly a pixel left, and all pixels of labels between
+two others that no mask of the source holds a region of. Everything else stays.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -26,10 +29,16 @@ _TURNS = 3
 _MIN_PX = 16
 
 
-def repair_ramps(labels: np.ndarray) -> Repaired:
-    """Return the mask, uint8 or uint16 [height, width], as it may have been before interpolation.
+def repair_ramps(labels: np.ndarray, source_labels: Sequence[int] = ()) -> Repaired:
+    """Return the mask as it may have been before interpolation.
 
-    Raises BrokenFileError when no label has a 5x5 core.
+    Args:
+        labels: uint8 or uint16 [height, width].
+        source_labels: Labels that masks of the same source surely hold; none where that is not
+            known.
+
+    Raises:
+        BrokenFileError: No label has a 5x5 core.
     """
     low, high = cv2.erode(labels, _CORE), cv2.dilate(labels, _CORE)
     core = low == high
@@ -53,6 +62,10 @@ def repair_ramps(labels: np.ndarray) -> Repaired:
             allowed[int(label)] &= ~(stranded & (repaired == label))
         repaired = _nearest(labels, doubtful, allowed)
     repaired = _nearest(repaired, _remnants(repaired, ids), allowed)
+    if source_labels:
+        everywhere = {int(label): np.ones(labels.shape, bool) for label in ids}
+        for places in (allowed, everywhere):
+            repaired = _nearest(repaired, _made(repaired, ids, source_labels), places)
     changed = repaired != labels
     between = doubtful & (labels > low) & (labels < high)
     # A ramp has two ends.
@@ -105,6 +118,16 @@ def _remnants(repaired: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """
     values, counts = np.unique(repaired, return_counts=True)
     return np.isin(repaired, np.setdiff1d(values[counts < _MIN_PX], ids))
+
+
+def _made(repaired: np.ndarray, ids: np.ndarray, source_labels: Sequence[int]) -> np.ndarray:
+    """Return the pixels of labels that nobody drew: no mask of the source holds a region of them,
+    and their values lie between two labels that one holds.
+    """
+    held = np.union1d(ids, np.asarray(source_labels, ids.dtype))
+    between = (repaired > held[0]) & (repaired < held[-1])
+    result: np.ndarray = between & ~np.isin(repaired, held)
+    return result
 
 
 def _stranded(

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 RULES = (rule_ids.LOSSY_MASK.code, rule_ids.INTERPOLATED_MASK.code)
 MIN_CONFIDENCE = 0.2
+# Another number for each change of what a repair makes of the same mask.
+_METHOD_VERSION = 2
 _REFUSED = {
     LossKind.WEBP_CONTAINER: (
         f"{rule_ids.LOSSY_MASK.verdict('webp-container')}: lossy WebP leaves no trace that damage"
@@ -196,7 +198,7 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     masks = tuple(_damaged(workspace.tiles, sources))
     tile_options = TileOptions.from_json(header["options"]["tiles"])
     inputs = RunningDigest()
-    for mask in (tile_options, *masks):
+    for mask in (_METHOD_VERSION, tile_options, *masks):
         inputs.update(repr(mask))
     request = {
         "root": str(workspace.root),

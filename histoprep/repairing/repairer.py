@@ -102,7 +102,7 @@ class Repairer:
         try:
             before = _labels(data, self.options.mask_reading)
             repaired = (
-                repair_ramps(before)
+                repair_ramps(before, mask.source_labels)
                 if mask.quality is None
                 else repair_jpeg(before, mask.quality, mask.source_labels, grid=mask.grid)
             )
