@@ -84,6 +84,14 @@ def test_touching_tiles_in_two_groups_are_a_warning(touching: Report) -> None:
     assert found.details[0].endswith("case0 and case1")
 
 
+def test_the_advice_keeps_the_groups_that_are_known(touching: Report, tmp_path: Path) -> None:
+    for finding in about_neighbours(touching).values():
+        assert finding.suggestion.endswith(r"--group-by 'pixels:case\d+'")
+    fill(tmp_path / "data")
+    found = about_neighbours(audited(tmp_path / "data"))["HP705 touching"]
+    assert found.suggestion.endswith("--group-by pixels")
+
+
 def test_the_page_shows_the_seam(touching: Report) -> None:
     [first, *_] = about_neighbours(touching)["HP705 touching"].paths
     thumbnail = touching.thumbnails[first, Mark.SEAM]

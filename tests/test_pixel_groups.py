@@ -174,3 +174,15 @@ def test_the_certificate_counts_neighbours_in_two_splits(data: DataSet) -> None:
     together = runner.invoke(app, [str(data.root), "--group-by", "pixels", "--reshuffle"])
     assert "shared neighbours 0" in together.output
     assert "keeps them together" not in together.output
+
+
+def test_groups_of_names_are_not_lost_to_groups_of_pixels(data: DataSet) -> None:
+    runner = CliRunner()
+    by_name = runner.invoke(app, [str(data.root), "--group-by", "(.+)", "--reshuffle"])
+    assert "--group-by 'pixels:(.+)' keeps them together" in by_name.output
+    alone = runner.invoke(app, [str(data.root), "--group-by", "pixels", "--reshuffle"])
+    assert "takes the place of --group-by '(.+)'" in alone.output
+    assert "--group-by 'pixels:(.+)'" in alone.output
+    again = runner.invoke(app, [str(data.root), "--group-by", "pixels:(.+)", "--reshuffle"])
+    assert "takes the place" not in again.output
+    assert "shared neighbours 0" in again.output

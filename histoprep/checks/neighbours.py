@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,12 @@ from histoprep.checks.duplicates import COPY_SHARE
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
+from histoprep.scanning.pixel_groups import PIXELS, joined_with_pixels
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_SPLIT_AGAIN = "histoprep manifest ROOT --ignore-folder-split"
 
 NEIGHBOURS_ACROSS_SPLITS = Rule(
     *rule_ids.NEIGHBOURS_ACROSS_SPLITS,
@@ -23,7 +27,7 @@ NEIGHBOURS_ACROSS_SPLITS = Rule(
     cause="The split was made by tile, or by names that do not say which slide a tile is of.",
     suggestion=(
         "Say with --group-by which slide a tile is of, or let the pixels say it, and split again:"
-        " histoprep manifest ROOT --ignore-folder-split --group-by pixels"
+        f" {_SPLIT_AGAIN} --group-by pixels"
     ),
     fix_safety=FixSafety.SAFE,
     mark=Mark.SEAM,
@@ -36,7 +40,8 @@ NEIGHBOURS_IN_TWO_GROUPS = Rule(
     cause="Two names stand for one slide or patient, or --group-by reads names wrongly.",
     suggestion=(
         "Look at the seams: if they are right, correct the names, or say with --group-by how to"
-        " read them. No command can know the right name."
+        " read them. No command can know the right name; this one keeps such tiles in one split:"
+        " histoprep manifest ROOT --group-by pixels"
     ),
     mark=Mark.SEAM,
 )
@@ -68,7 +73,15 @@ def _findings(rule: Rule, evidence: Evidence, column: str) -> Iterator[Finding]:
                 denominator=evidence.amounts.images,
                 unit="images",
                 subcode=kind,
+                suggestion=_with_known_groups(rule.suggestion, evidence.scan.group_by),
             )
+
+
+def _with_known_groups(suggestion: str, group_by: str | None) -> str:
+    """Return the advice with a command that keeps the groups that are known."""
+    option = f"--group-by {PIXELS}"
+    joined = f"--group-by {shlex.quote(joined_with_pixels(group_by))}"
+    return suggestion.removesuffix(option) + joined
 
 
 def crossing_pairs(evidence: Evidence, column: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from histoprep.command_style import Commands
 from histoprep.durable import locked
 from histoprep.errors import ExitCode, UsageError
 from histoprep.labels import load_label_map
-from histoprep.phrases import plural
+from histoprep.phrases import first_of, plural
 from histoprep.schemas.workspace import Workspace, check_outside
 from histoprep.split import parse_fractions
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from histoprep.manifest.build import ManifestSummary
 
 _SHOWN = 10
+# Where more classes than these are in no tile, the table leaves them out.
+_MAX_EMPTY_CLASSES = 10
 
 
 _HELP = """Split without leaks and write the manifest.
@@ -222,7 +224,7 @@ def build(
     from histoprep.manifest.build import ManifestOptions, build_manifest, raw_label_map
     from histoprep.manifest.choice import ChoiceOptions
     from histoprep.manifest.dataset_csv import write_dataset_csv
-    from histoprep.manifest.groups import check_groups_stay, regrouped
+    from histoprep.manifest.groups import regrouped
     from histoprep.remapping.first_map import void_warning
     from histoprep.repairing.record import damage_warnings
     from histoprep.schemas.manifest import open_manifest
@@ -261,13 +263,16 @@ def build(
     map_path = chosen_map(map_name, workspace.root)
     label_map = load_label_map(map_path) if map_path else None
     if not no_groups:
-        check_groups_stay(workspace, group_by, target)
+        _check_groups(workspace, group_by, target)
     with regrouped(workspace, group_by, no_groups=no_groups) as scan_options:
         seen = read_tiles(workspace, scan_options, workers=workers, verify=verify)
         if label_map is None:
             refuse_instances(workspace.tiles, workspace.root)
             label_map = raw_label_map(workspace.tiles)
-            console.warn("no label map (--map): the classes are the labels of the masks")
+            console.warn(
+                "no label map (--map): the classes are the labels of the masks (histoprep map init"
+                " writes a map to begin with)"
+            )
             note_manifest_map(workspace, is_used=False)
             if warning := void_warning(workspace.tiles, workspace.root):
                 console.warn(warning)
@@ -338,6 +343,15 @@ def _test_groups(options: list[str] | None) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _check_groups(workspace: Workspace, group_by: str | None, target: Path) -> None:
+    """Refuse, or warn of, groups that were known and would be lost."""
+    from histoprep.manifest.groups import check_groups_stay, left_groups_warning
+
+    check_groups_stay(workspace, group_by, target)
+    if warning := left_groups_warning(workspace, group_by):
+        console.warn(warning)
+
+
 def _print_summary(summary: ManifestSummary, label_map: LabelMap) -> None:
     _print_split(summary.recipe, summary.certificate, label_map)
     _print_kept(summary.recipe.get("kept"))
@@ -379,9 +393,13 @@ def _print_split(
         (str(cls.id), cls.name, *(split["classes"][str(cls.id)] for split in splits.values()))
         for cls in label_map.classes
     ]
-    console.table(
-        ("class", "name", *splits), classes, title="Tiles that hold a class (core-present)"
-    )
+    empty = [class_id for class_id, _, *numbers in classes if not any(numbers)]
+    shown = classes
+    if len(empty) > _MAX_EMPTY_CLASSES:
+        shown = [row for row in classes if row[0] not in empty]
+    console.table(("class", "name", *splits), shown, title="Tiles that hold a class (core-present)")
+    if shown is not classes:
+        console.warn(f"{len(empty):,} classes are core-present in no tile: {first_of(empty)}")
     labels = [
         (name, *(split["labels"][name] for split in splits.values()))
         for name in next(iter(splits.values()))["labels"]

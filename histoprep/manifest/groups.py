@@ -15,6 +15,7 @@ import numpy as np
 from histoprep.errors import IntegrityError, UsageError
 from histoprep.manifest.given import IncludedTiles
 from histoprep.scanning import ScanOptions
+from histoprep.scanning.pixel_groups import PIXELS, groups_by_names, joined_with_pixels
 from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.table import TileTable
@@ -71,6 +72,18 @@ def check_groups_stay(workspace: Workspace, group_by: str | None, target: Path) 
             expected=f"--group-by {shlex.quote(earlier)}",
             hint=hint,
         )
+
+
+def left_groups_warning(workspace: Workspace, group_by: str | None) -> str | None:
+    """Return a warning when groups of pixels alone take the place of those that were known."""
+    earlier = groups_by_names(TileTable(workspace).requested.scan.group_by)
+    if group_by != PIXELS or earlier is None:
+        return None
+    return (
+        f"--group-by pixels takes the place of --group-by {shlex.quote(earlier)}: slides that no"
+        " pixel joins may be in two splits; with both:"
+        f" --group-by {shlex.quote(joined_with_pixels(earlier))}"
+    )
 
 
 def ungrouped_warning(source: IncludedTiles, grouped: np.ndarray, group_by: str) -> Iterator[str]:

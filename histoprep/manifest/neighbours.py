@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from histoprep.execution import Engine
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.given import IncludedTiles
 from histoprep.phrases import plural
-from histoprep.scanning.pixel_groups import groups_by_pixels
+from histoprep.scanning.pixel_groups import groups_by_pixels, joined_with_pixels
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.neighbourhood import find_neighbours
 
@@ -20,7 +21,8 @@ def neighbours_warning(certificate: Mapping[str, Any], group_by: str | None) -> 
     """Yield a warning where tiles that touch or overlap are in two splits."""
     shared = certificate["shared_neighbours"]
     if shared:
-        again = "" if groups_by_pixels(group_by) else ": --group-by pixels keeps them together"
+        by = shlex.quote(joined_with_pixels(group_by))
+        again = "" if groups_by_pixels(group_by) else f": --group-by {by} keeps them together"
         pairs = plural(shared, "pair")
         yield f"{pairs} of tiles that touch or overlap in two splits (HP705){again}"
 

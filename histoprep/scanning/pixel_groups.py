@@ -18,3 +18,10 @@ def groups_by_names(group_by: str | None) -> str | None:
     if group_by is None or not groups_by_pixels(group_by):
         return group_by
     return group_by.removeprefix(PIXELS).removeprefix(":") or None
+
+
+def joined_with_pixels(group_by: str | None) -> str:
+    """Return the `--group-by` that joins groups of pixels with those that are known already."""
+    if group_by is None or groups_by_pixels(group_by):
+        return group_by or PIXELS
+    return _JOINED + group_by
