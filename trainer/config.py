@@ -157,6 +157,30 @@ class Every(Section):
     )
 
 
+class WandbLog(Section):
+    """A run at Weights & Biases; `offline` writes to RUN/wandb for `wandb sync`."""
+
+    project: str = "histoprep"
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class MlflowLog(Section):
+    """A run of an MLflow experiment; without `tracking_uri`, as MLflow is set up here."""
+
+    experiment: str = "histoprep"
+    tracking_uri: str | None = None
+
+
+class Loggers(Section):
+    """Where a run is logged besides its own folder: `loggers.wandb={}` and `loggers.mlflow={}` take
+    their defaults, null is nowhere.
+    """
+
+    wandb: WandbLog | None = None
+    mlflow: MlflowLog | None = None
+
+
 class RunConfig(Section):
     """Everything the engine needs for a run; recipes add sections.
 
@@ -195,3 +219,4 @@ class RunConfig(Section):
     early_stopping: EarlyStopping | None = None
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     log_level: LogLevel = "info"
+    loggers: Loggers = Loggers()

@@ -34,6 +34,7 @@ from trainer.engine.devices import (
 )
 from trainer.engine.initial_weights import initialise
 from trainer.engine.inspection import describe_batch, watching
+from trainer.engine.loggers import check_loggers, open_loggers
 from trainer.engine.logs import StageLog
 from trainer.engine.processes import ending_process_group, explaining_lost_processes
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
@@ -73,6 +74,7 @@ def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
         OutputError: When the folder cannot be written.
         Interrupted: After SIGINT or SIGTERM, when a checkpoint was saved.
     """
+    check_loggers(config)
     certificate = check_data(config)
     moved = open_run_tiles(config).manifest.moved
     if moved and config.root is None:
@@ -157,17 +159,24 @@ def _fit_stage(
             reporter.note(note)
     training = Training(fabric, config, stage)
     _resume(training, checkpoints, reporter)
-    log = StageLog(folder, training.step, _hparams(training)) if fabric.is_global_zero else None
+    log = _open_log(training, folder, reporter) if fabric.is_global_zero else None
+    has_ended = False
     try:
         metrics = _train(training, checkpoints, log, reporter)
+        has_ended = True
     finally:
         if log:
-            log.close()
+            log.close(has_ended=has_ended)
     result = {"stage": plan.name, "step": training.step, "metrics": metrics, "best": training.best}
     if fabric.is_global_zero:
         write_finished(folder, config, result)
     fabric.barrier()
     return result
+
+
+def _open_log(training: Training, folder: Path, reporter: Reporter) -> StageLog:
+    services = open_loggers(training.config, folder, training.stage.name, reporter)
+    return StageLog(folder, training.step, _hparams(training), services)
 
 
 def _hparams(training: Training) -> dict[str, Any]:

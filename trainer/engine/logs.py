@@ -1,5 +1,5 @@
 """The log of a stage: metrics.csv, one line a step that was looked at, and the same numbers and
-images for TensorBoard.
+images for TensorBoard and, on request, for services.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 
 from histoprep.durable import write_text
 from trainer.engine.images import write_sheet
+from trainer.engine.loggers import ServiceLogger
 
 _FIRST = ("step", "images")
 
@@ -105,7 +106,13 @@ class StageLog:
     stays there to be seen, while metrics.csv tells of the run as it counts.
     """
 
-    def __init__(self, folder: Path, step: int, hparams: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        hparams: Mapping[str, Any],
+        services: Sequence[ServiceLogger] = (),
+    ) -> None:
         # Imported here: it takes a second, and only the process that writes needs it.
         from torch.utils.tensorboard import SummaryWriter
 
@@ -117,13 +124,18 @@ class StageLog:
             version / "hparams.yaml",
             yaml.safe_dump(dict(hparams), sort_keys=False, allow_unicode=True),
         )
+        self._services = services
+        for service in services:
+            service.log_hyperparams(dict(hparams))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers of a step."""
         self._metrics.write(step, values)
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        for name, value in finite.items():
+            self._board.add_scalar(name, value, step)
+        for service in self._services:
+            service.log_metrics(finite, step)
 
     def draw(self, step: int, sheets: Mapping[str, np.ndarray]) -> None:
         """Log sheets (uint8 [height, width, 3]) as samples/<step>-<name>.png and for
@@ -132,12 +144,16 @@ class StageLog:
         for name, image in sheets.items():
             write_sheet(self._folder / "samples" / f"{step:08d}-{name}.png", image)
             self._board.add_image(name, image, step, dataformats="HWC")
+            for service in self._services:
+                service.log_image(name, image, step)
 
     def sync(self) -> None:
         """Bring everything logged so far to the device."""
         self._metrics.sync()
         self._board.flush()
 
-    def close(self) -> None:
-        """Write what is pending and close."""
+    def close(self, *, has_ended: bool = True) -> None:
+        """Write what is pending and close; `has_ended` says whether the stage came to its end."""
         self._board.close()
+        for service in self._services:
+            service.finalize("success" if has_ended else "failed")

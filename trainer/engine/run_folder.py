@@ -44,6 +44,7 @@ _MAY_CHANGE = (
     "every",
     "keep_checkpoints",
     "log_level",
+    "loggers",
 )
 _SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
 
