@@ -28,7 +28,7 @@ from histoprep.report import Report
 from histoprep.schemas import findings as findings_schema
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
-from histoprep.tiles import TileOptions
+from histoprep.tiles import TileOptions, small_images
 from histoprep.tiles.options import TableOptions, earlier_options
 from histoprep.tiles.table import TableResult, TileTable
 from histoprep.version import __version__
@@ -154,13 +154,16 @@ def run_audit(
     with locked(workspace.folder):
         table = TileTable(workspace, options.table)
         prepared = _prepare(options, table.options)
-        made = table.build(engine, phases)
-        engine = table.engine_of_few(engine)
-        inputs = _inputs_digest(workspace, options, prepared)
-        earlier = None if want_report or not made.up_to_date else _earlier_result(workspace, inputs)
-        result = earlier or _audit(
-            Run(workspace, options, engine, table.options, made, started), prepared, inputs, phases
-        )
+        try:
+            made = table.build(engine, phases, keeps_cells=True)
+            engine = table.engine_of_few(engine)
+            inputs = _inputs_digest(workspace, options, prepared)
+            is_same = made.up_to_date and not want_report
+            earlier = _earlier_result(workspace, inputs) if is_same else None
+            run = Run(workspace, options, engine, table.options, made, started)
+            result = earlier or _audit(run, prepared, inputs, phases)
+        finally:
+            small_images.drop(workspace)
     return replace(result, warnings=(made.warning,) if made.warning else ())
 
 

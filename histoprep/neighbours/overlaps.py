@@ -197,34 +197,42 @@ def _weights(votes: np.ndarray) -> np.ndarray:
     return result
 
 
-def _of_likely_pairs(votes: np.ndarray, least: float) -> np.ndarray:
+def _of_likely_pairs(votes: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the votes on pairs of tiles that have enough of them altogether, wherever they lie:
-    chance brings most pairs one or two.
+    chance brings most pairs one or two; and the number of each vote's pair, int64, in their order.
     """
     key = votes["first"].astype(np.int64) << 32 | votes["second"]
     _, pair = np.unique(key, return_inverse=True)
     # Half a unit is more than what rounding can add up to.
     total = np.bincount(pair, weights=_weights(votes)) / 2 + 0.5
-    return votes[total[pair] >= least]
+    chosen = total[pair] >= least
+    return votes[chosen], pair[chosen]
+
+
+def _joined_key(columns: list[np.ndarray]) -> np.ndarray:
+    """Return one number of each row of whole numbers, int64: equal where rows are, and in their
+    order, the first column first.
+    """
+    key = np.zeros(len(columns[0]), np.int64)
+    for column in columns if len(key) else ():
+        key *= int(column.max()) - int(column.min()) + 1
+        key += column - column.min()
+    return key
 
 
 def _counted(votes: np.ndarray, least: float) -> Overlapping:
     """Return the pairs that enough landmarks agree on, each with the most votes it has."""
-    votes = _of_likely_pairs(votes, least)
+    votes, pair = _of_likely_pairs(votes, least)
     best: list[np.ndarray] = []
     for shift in (0.0, _AGREE_CELLS / 2):
         place = [
             np.floor((votes[name] + shift) / _AGREE_CELLS).astype(np.int64)
             for name in ("right", "down")
         ]
-        keys = (votes["first"], votes["second"], votes["orientation"], *place)
-        order = np.lexsort((votes["far"], *reversed(keys)))
-        ordered = votes[order]
-        starts = np.ones(len(order), bool)
-        for key in keys:
-            starts[1:] &= key[order][1:] == key[order][:-1]
-        starts[1:] = ~starts[1:]
-        at = np.flatnonzero(starts)
+        key = _joined_key([pair, votes["orientation"].astype(np.int64), *place])
+        order = np.lexsort((votes["far"], key))
+        ordered, key = votes[order], key[order]
+        at = np.flatnonzero(np.diff(key, prepend=key[:1] - 1))
         # A pair of landmarks was met from both sides, unless one has too many near ones.
         count = np.diff(np.append(at, len(order)))
         row = np.zeros(len(at), [*_VOTE.descr, ("votes", np.int64), ("weight", np.float32)])

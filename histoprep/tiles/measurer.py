@@ -20,6 +20,7 @@ from histoprep.lossy.observations import find_fixed
 from histoprep.mask_reading import UNDECIDED, MaskEncoding
 from histoprep.neighbours.borders import measure_borders
 from histoprep.neighbours.landmarks import find_landmarks
+from histoprep.neighbours.placement import SmallImage
 from histoprep.scanning.content import content_of
 from histoprep.tiles import TileOptions
 from histoprep.tiles.measure import (
@@ -45,8 +46,13 @@ class Measurer:
     masks of more than one label a few hundred cells.
     """
 
-    def __init__(self, options: TileOptions, num_remembered: int = 4096) -> None:
+    def __init__(
+        self, options: TileOptions, num_remembered: int = 4096, *, keeps_cells: bool = False
+    ) -> None:
         self.options = options
+        # Of images that may overlap others, by digest, where these are kept.
+        self.cells: dict[str, SmallImage] = {}
+        self._keeps_cells = keeps_cells
         self._reading = options.mask_reading
         self.num_remembered = num_remembered
         self._images: dict[str, Facts] = {}
@@ -123,6 +129,8 @@ class Measurer:
             whole = imageio.decode_luminance(data, header)
             grey = imageio.shrink_to_eighth(whole)
             facts.update(_neighbour_facts(whole))
+            if self._keeps_cells and facts["landmarks"] is not None:
+                self.cells[facts["image_digest"]] = SmallImage.of(whole)
         else:
             grey = imageio.decode_luminance_eighth(data, header)
         measured = measure_luminance(grey)

@@ -7,7 +7,7 @@ their landmarks and read again, in pairs, to compare their pixels; how many is l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,9 @@ from histoprep.neighbours.placement import Placement, SmallImage, may_agree, pla
 from histoprep.schemas.neighbours import KIND, SCHEMA, VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
+from histoprep.tiles import small_images
 from histoprep.tiles.listing import absolute_path
+from histoprep.tiles.small_images import KeptImages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +135,7 @@ class _Tiles:
     """
 
     paths: np.ndarray
+    digests: np.ndarray
     groups: np.ndarray
     splits: np.ndarray
     shapes: np.ndarray
@@ -158,13 +161,15 @@ class _Tiles:
                 if digest in seen or copy in seen:
                     continue
                 seen |= {digest, copy}
-                facts.append((path, group, split, height, width))
+                facts.append((path, digest, group, split, height, width))
                 borders.append(own or blank)
                 landmarks.append(places or b"")
         counts = [len(places) // NUM_BYTES for places in landmarks]
-        paths, groups, splits, heights, widths = zip(*facts, strict=True) if facts else ((),) * 5
+        columns = list(zip(*facts, strict=True)) if facts else [()] * 6
+        paths, digests, groups, splits, heights, widths = columns
         return cls(
             np.array(paths, object),
+            np.array(digests, object),
             np.array(groups, object),
             np.array(splits, object),
             np.stack([np.array(heights, np.int64), np.array(widths, np.int64)], axis=1),
@@ -224,6 +229,8 @@ def _overlapping(tiles: _Tiles, workspace: Workspace, engine: Engine) -> tuple[p
         )
     )
     position = {pair[:2]: at for at, pair in enumerate(pairs)}
+    digests = dict(zip(tiles.paths, tiles.digests, strict=True))
+    kept = small_images.kept_files(workspace)
     # Those of one image follow each other, so that it is decoded once.
     ordered = sorted(pairs)
     # As large as can be, since each task decodes its images anew.
@@ -232,10 +239,13 @@ def _overlapping(tiles: _Tiles, workspace: Workspace, engine: Engine) -> tuple[p
     tasks = (
         PlaceTask(
             str(workspace.root),
-            tuple(ordered[start : start + size]),
+            tuple(chosen),
             workspace.parts / f"place-{start}.at",
+            kept=kept,
+            digests={path: digests[path] for pair in chosen for path in pair[:2]} if kept else {},
         )
         for start in range(0, len(pairs), size)
+        for chosen in (ordered[start : start + size],)
     )
     few = len(pairs) <= _PAIRS_A_TASK
     used = replace(engine, num_workers=1) if few else engine
@@ -279,18 +289,21 @@ def _most_telling(tiles: _Tiles, found: Overlapping) -> np.ndarray:
 class PlaceTask:
     """Decodes some pairs of images and compares them where they may overlap.
 
-    `pairs` are both paths and, of the second image, orientation and place in cells.
+    `pairs` are both paths and, of the second image, orientation and place in cells. `kept` are
+    files of `small_images.py`, in which images are found by `digests`, that of each path.
     """
 
     root: str
     pairs: tuple[tuple[str, str, int, float, float], ...]
     marker: Path
     left_out: tuple[int, ...] = ()
+    kept: tuple[Path, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def run(self) -> pa.Table:
         """Return the pairs that overlap, as rows of neighbours.parquet."""
         marker = Marker(self.marker, _TIME_LIMIT_S)
-        images = _Images(self.root)
+        images = _Images(self.root, self.digests, KeptImages(self.kept))
         rows = []
         for index, pair in enumerate(self.pairs):
             marker.at(index)
@@ -312,16 +325,20 @@ class PlaceTask:
 class _Images:
     """Images of a data set: all of them in cells, whole ones as far as they were used last."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, digests: Mapping[str, str], kept: KeptImages) -> None:
         self._root = root
+        self._digests = digests
+        self._kept = kept
         self._whole: dict[str, np.ndarray | None] = {}
         self._small: dict[str, SmallImage | None] = {}
 
     def small(self, path: str) -> SmallImage | None:
         """Return an image in cells; None for a file that broke since it was measured."""
         if path not in self._small:
-            whole = self.whole(path)
-            self._small[path] = None if whole is None else SmallImage.of(whole)
+            small = self._kept.get(self._digests.get(path, ""))
+            if small is None and (whole := self.whole(path)) is not None:
+                small = SmallImage.of(whole)
+            self._small[path] = small
         return self._small[path]
 
     def whole(self, path: str) -> np.ndarray | None:

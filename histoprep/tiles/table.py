@@ -191,8 +191,13 @@ class TileTable:
             raise _nothing_to_collect(workspace)
         return cls(workspace)
 
-    def build(self, engine: Engine, phases: Phases = silent_phases) -> TableResult:
+    def build(
+        self, engine: Engine, phases: Phases = silent_phases, *, keeps_cells: bool = False
+    ) -> TableResult:
         """Bring the table up to date.
+
+        With `keeps_cells`, images in cells are left in files of `small_images.py` for tiles that
+        are compared afterwards, unless there are too many.
 
         The phases are `listing` and, where files have to be read, `reading`. The options are kept
         for later commands before any file is read. The caller holds the workspace's lock. Raises
@@ -211,6 +216,8 @@ class TileTable:
         # The listing is walked again while work goes on, so that memory does not grow with it.
         again, count = Listing(), _Count()
         tasks = self._tasks(again, earlier, count)
+        if keeps_cells and listing.num_tiles <= MAX_UNASKED_TILES:
+            tasks = (replace(task, keeps_cells=task.options.neighbours or False) for task in tasks)
         engine = self.engine_of_few(engine)
         progress = TaskProgress(phases("reading", "tiles"), listing.num_tiles)
         with contextlib.closing(run_tasks(tasks, engine, progress.under_way)) as parts:

@@ -17,7 +17,7 @@ from histoprep.execution.marker import Marker
 from histoprep.read_ahead import FileStat, Request, read_ahead
 from histoprep.scanning import Pair
 from histoprep.schemas.tiles import LISTED, SCHEMA, SCHEMA_VERSION, measured_schema, to_table
-from histoprep.tiles import TileOptions
+from histoprep.tiles import TileOptions, small_images
 from histoprep.tiles.listing import ListedTile, absolute_path
 from histoprep.tiles.reuse import Reused
 
@@ -37,6 +37,8 @@ class TileTask:
     time_limit_s: float
     reused: Reused | None = None
     left_out: tuple[tuple[int, str], ...] = ()
+    # Whether images in cells are kept beside the part, for the tiles that are compared.
+    keeps_cells: bool = False
 
     def run(self) -> Path:
         """Write the part unless it is there, and return its path; raises OutputError."""
@@ -87,7 +89,7 @@ class TileTask:
         # Decoders take longest to import, and only workers need them.
         from histoprep.tiles.measurer import Measurer, fit_of
 
-        measurer = Measurer(self.options)
+        measurer = Measurer(self.options, keeps_cells=self.keeps_cells)
         refused = dict(self.left_out)
         contents = read_ahead(self._requests(positions, refused), self.options.max_file_bytes)
         for index in positions:
@@ -117,6 +119,8 @@ class TileTask:
                     else measurer.mask(data)
                 )
             yield row | measured["image"] | measured["mask"] | fit_of(**measured)
+        if measurer.cells:
+            small_images.keep(small_images.path_beside(self.part), measurer.cells)
 
     def _requests(self, positions: list[int], refused: dict[int, str]) -> list[Request]:
         files = (
