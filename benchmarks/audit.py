@@ -5,7 +5,8 @@
 Rows of masks time `Measurer.mask`, which every audit calls, on masks of two labels or more. Rows of
 the audit time the command, by the CPU time of all its processes. Its start-up and its cost a tile
 are told apart by two data sets of different size; the baselines of `baselines.py` are commands too
-and treated alike. No two tiles of the corpora show the same place. Variants run in turn.
+and treated alike. No two tiles of the corpora show the same place. Variants run in turn,
+after each ran once.
 """
 
 from __future__ import annotations
@@ -172,6 +173,9 @@ def audit_rows(corpus: Path, tile_px: int, rounds: int = ROUNDS) -> list[Row]:
         sets = _Sets(corpus, scratch, tile_px)
         for name, words in (("labelled", "all masks labelled"), ("zero", "63 % zero masks")):
             found: dict[str, list[Cost]] = {command: [] for command in _COMMANDS}
+            for line in _COMMANDS.values():
+                # Modules are compiled then.
+                sets.cost(name, line)
             for _ in range(rounds):
                 for command, line in _COMMANDS.items():
                     found[command].append(sets.cost(name, line))
@@ -234,6 +238,7 @@ def few_rows(corpus: Path, rounds: int = ROUNDS) -> list[Row]:
             os.link(image, folder / image.name)
             os.link(mask_of(image), folder / mask_of(image).name)
         line = (*_HISTOPREP, "audit", str(folder))
+        run(line)
         for _ in range(rounds):
             for with_memory in (True, False):
                 shutil.rmtree(f"{folder}.histoprep", ignore_errors=True)

@@ -17,8 +17,6 @@ from typing import Protocol
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from histoprep.phrases import NUM_SHOWN
@@ -121,6 +119,8 @@ def table(
     Where a terminal is too narrow, text is folded, and below `_LEAST_TEXT` characters of it lines
     get longer than the terminal.
     """
+    from rich.table import Table
+
     grid = Table(
         title=escape(_line(title)) or None,
         title_justify="left",
@@ -199,6 +199,15 @@ def phases() -> Iterator[Phases]:
     if _quiet or not _err.is_terminal:
         yield _plain_phase
         return
+    # Takes long to import.
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

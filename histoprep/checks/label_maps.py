@@ -275,10 +275,10 @@ def contradicting_names(evidence: Evidence) -> Iterator[Finding]:
     """Yield image-level labels whose mask label has another name in the map, while a label of their
     own name is there; a warning for those whose masks hold that one, too.
     """
-    from histoprep.remapping.contradictions import contradictions
-
     if evidence.label_map is None:
         return
+    from histoprep.remapping.contradictions import contradictions
+
     table = evidence.image_labels
     found = contradictions(evidence.label_map, table)
     for is_firm, severity in ((True, Severity.ERROR), (False, Severity.WARNING)):
@@ -310,10 +310,10 @@ def _place(path: str, line: int | None) -> str:
 @table_rule(ALREADY_REMAPPED)
 def remapped_before(evidence: Evidence) -> Iterator[Finding]:
     """Yield the evidence that these masks are the result of a remap already."""
-    from histoprep.remapping.evidence import already_remapped
-
     if evidence.label_map is None:
         return
+    from histoprep.remapping.evidence import already_remapped
+
     tiles = evidence.label_counts.classes.groupby("class_id").tiles.sum()
     notes = evidence.overview.mask_label_map.dropna().unique()
     reason = already_remapped(

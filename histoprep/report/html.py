@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
+from importlib.util import cache_from_source
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -39,7 +42,8 @@ from histoprep.report.wording import amount, number, percent, steps_of
 from histoprep.visible import visible
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import BytecodeCache, Template
+    from jinja2.bccache import Bucket
 
 _HERE = Path(__file__).parent
 # A mask with grey levels has a class a level.
@@ -87,12 +91,27 @@ def _template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_compiled_templates(),
     )
     environment.filters |= {"visible": visible, "number": number, "percent": percent}
     environment.globals |= {
         name: getattr(charts, name) for name in ("swatch", "bar", "stacked_bar", "log_axis")
     } | {"plural": plural}
     return environment.get_template("report.html.j2")
+
+
+def _compiled_templates() -> BytecodeCache:
+    """Return where the compiled template is kept: beside this module's own, as Python keeps it."""
+    from jinja2 import FileSystemBytecodeCache
+
+    class CompiledTemplates(FileSystemBytecodeCache):
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            if not sys.dont_write_bytecode:
+                # Where nothing can be written, it is compiled each time.
+                with suppress(OSError):
+                    super().dump_bytecode(bucket)
+
+    return CompiledTemplates(str(Path(cache_from_source(__file__)).parent), "%s.jinja")
 
 
 def _verdict(report: Report) -> dict[str, str]:
