@@ -16,6 +16,7 @@ from histoprep.choices import Severity
 from histoprep.errors import UsageError
 from histoprep.rule_ids import RuleId
 
+_MAYBE_NUMBERED = ("class ", "label ", "value ")
 _NUMBERED = re.compile(r"(class|label|value) (\d+)\b")
 
 
@@ -103,7 +104,10 @@ class Finding:
 
 def in_order(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return items in order of path, labels, values and classes in that of their numbers."""
-    return sorted(items, key=_place)
+    listed = list(items)
+    # Of a million paths none has a number: no key is made of them.
+    is_numbered = any(path.startswith(_MAYBE_NUMBERED) for path, _ in listed)
+    return sorted(listed, key=_place if is_numbered else None)
 
 
 def _place(item: tuple[str, str]) -> tuple[str, int, str, str]:

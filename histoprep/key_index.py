@@ -26,14 +26,16 @@ def digest_keys(digests: pa.ChunkedArray) -> np.ndarray:
 
     Two of 10 million different ones share a key with probability 3e-6.
     """
-    column = digests.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        return np.concatenate([digest_keys(pa.chunked_array([each])) for each in column.chunks])
-    valid = column.is_valid().to_numpy(zero_copy_only=False)
-    keys = np.zeros(len(column), np.uint64)
-    texts = column.drop_null().cast(pa.string())
+    pieces = [_keys_of_piece(piece) for piece in digests.chunks]
+    return np.concatenate([np.zeros(0, np.uint64), *pieces])
+
+
+def _keys_of_piece(digests: pa.Array) -> np.ndarray:
+    valid = digests.is_valid().to_numpy(zero_copy_only=False)
+    keys = np.zeros(len(digests), np.uint64)
+    texts = digests.drop_null().cast(pa.string())
     offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
-    if (np.diff(offsets) == _DIGEST_DIGITS).all() and len(texts):
+    if len(texts) and (np.diff(offsets) == _DIGEST_DIGITS).all():
         digits = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
         words = digits.copy().view(np.uint64).reshape(len(texts), -1)
         # Hex digits differ in few of their bits: spread them over all.

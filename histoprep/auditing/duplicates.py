@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -140,7 +140,7 @@ def find_candidates(
     rows, place = np.unique(chosen, return_inverse=True)
     sides = paths_of(rows)
     images_of, masks_of = (sides[name].to_pylist() for name in ("image_path", "mask_path"))
-    ends: list[list[int]] = place.reshape(chosen.shape).tolist()
+    ends: Any = place.reshape(chosen.shape).tolist()
     pairs = tuple((images_of[a], images_of[b], masks_of[a], masks_of[b]) for a, b in ends)
     return Candidates(pairs, left_out)
 

@@ -7,23 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from histoprep import catalogue, checks, tables
 from histoprep.auditing.duplicates import COLUMNS as DUPLICATE_COLUMNS
 from histoprep.auditing.duplicates import SCHEMA as DUPLICATE_SCHEMA
 from histoprep.auditing.duplicates import compare, find_candidates
+from histoprep.auditing.overview import read_overview
 from histoprep.auditing.sources import Sources
-from histoprep.checks import OVERVIEW_COLUMNS, Amounts, CheckOptions, Chunk, Evidence, commands
+from histoprep.checks import Amounts, CheckOptions, Chunk, Evidence, commands
 from histoprep.counting import Counts, count_table
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError
 from histoprep.execution import Engine
 from histoprep.findings import Finding
-from histoprep.labels import IGNORED, LabelMap
+from histoprep.labels import LabelMap
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
@@ -39,7 +37,7 @@ from histoprep.schemas.repaired import (
     TileRows,
     open_repaired,
 )
-from histoprep.schemas.tiles import PIXEL_GROUPS, SCHEMA, open_tiles_table, read_issues
+from histoprep.schemas.tiles import PIXEL_GROUPS, open_tiles_table, read_issues
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles import TileOptions
 from histoprep.tiles.exif_fit import find_exif_fit
@@ -88,7 +86,8 @@ def gather(workspace: Workspace, sources: Sources, engine: Engine) -> Evidence:
     if takes_map and manifest and not manifest.label_map.is_identity:
         # What is split by classes is judged by the same classes.
         label_map, map_path = manifest.label_map, to_text(str(manifest.path))
-    overview = _overview(TileRows(opened, repaired, CONTENT_COLUMNS), label_map)
+    rows = TileRows(opened, repaired, CONTENT_COLUMNS)
+    overview = read_overview(rows, label_map, workspace.folder)
     counts = count_table(counted, label_map, by_group=True, repaired=repaired)
     readings = MaskReadings.of(workspace.tiles)
     neighbours = find_neighbours(workspace, engine)
@@ -217,56 +216,6 @@ def _repaired_masks(workspace: Workspace) -> RepairedMasks | None:
     except IntegrityError:
         return None
     return repaired
-
-
-def _overview(rows: TileRows, label_map: LabelMap | None) -> pd.DataFrame:
-    """Return the overview: `OVERVIEW_COLUMNS`, source, is_repaired, and what `label_ids` says of
-    each mask (see `Evidence`), ignored labels left out.
-    """
-    pieces = [
-        _overview_piece(batch, label_map)
-        for batch in rows.read_batches([*OVERVIEW_COLUMNS, "label_ids", IS_REPAIRED])
-    ]
-    columns = pa.schema(
-        [
-            *(SCHEMA.field(name) for name in (*OVERVIEW_COLUMNS, "label_ids")),
-            pa.field(IS_REPAIRED, pa.bool_()),
-        ]
-    )
-    overview = (
-        pd.concat(pieces, ignore_index=True)
-        if pieces
-        else _overview_piece(columns.empty_table(), label_map)
-    )
-    folder = overview.tile_id.str.replace(r"/?[^/]*$", "", regex=True)
-    return overview.assign(source=overview.group.fillna(folder.where(folder != "", ".")))
-
-
-def _overview_piece(batch: pa.Table, label_map: LabelMap | None) -> pd.DataFrame:
-    lists = batch["label_ids"].combine_chunks()
-    if label_map is not None and label_map.ignore:
-        lists = _without_ignored(lists, label_map)
-    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    # Labels stand in order of id, so that a list holds others than 0 unless it is [0] or empty.
-    firsts = np.zeros(len(sizes), np.int64)
-    firsts[sizes == 1] = lists.filter(pa.array(sizes == 1)).flatten().to_numpy()
-    piece = batch.drop_columns(["label_ids"]).to_pandas(types_mapper=checks.nullable)
-    result: pd.DataFrame = piece.assign(
-        zero=(sizes == 1) & (firsts == 0), foreground=(sizes > 1) | (firsts > 0)
-    )
-    return result
-
-
-def _without_ignored(lists: pa.ListArray, label_map: LabelMap) -> pa.ListArray:
-    """Return lists of label ids without those that the map ignores; null stays null."""
-    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    flat = lists.flatten()
-    keep = label_map.apply_to_ids(flat.to_numpy(zero_copy_only=False)) != IGNORED
-    kept = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[keep], minlength=len(sizes))
-    offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets), flat.filter(pa.array(keep)), mask=pc.is_null(lists)
-    )
 
 
 def _amounts(overview: pd.DataFrame) -> Amounts:

@@ -182,7 +182,8 @@ class Evidence:
     @property
     def images(self) -> pd.DataFrame:
         """Return the rows of the overview that have an image."""
-        return self.overview[self.overview.image_path.notna()]
+        has_image = self.overview.image_path.notna()
+        return self.overview if has_image.all() else self.overview[has_image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,12 @@ def true(condition: Any) -> np.ndarray:
     return result
 
 
+def rows_of(frame: pd.DataFrame, chosen: Any) -> pd.DataFrame:
+    """Return the chosen rows of a frame, which is not copied where all are; unknown is no."""
+    mask = true(chosen)
+    return frame if mask.all() else frame[mask]
+
+
 def flag(
     rule: Rule,
     frame: pd.DataFrame,
@@ -281,9 +288,9 @@ def flag(
 
     `path` is the column that names the file and `detail` a format string over the row's columns.
     """
-    picked = true(chosen)
-    if picked.any():
-        rows = frame[picked]
+    mask = true(chosen)
+    if mask.any():
+        rows = rows_of(frame[list(dict.fromkeys((path, *_names_in(detail))))], mask)
         items = zip(rows[path].tolist(), _filled(detail, rows), strict=True)
         yield finding(
             rule,
@@ -299,7 +306,7 @@ def flag(
 
 def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:
     """Return the template filled in for each row; only the columns it names are touched."""
-    names = list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
+    names = _names_in(template)
     if not names:
         return [template] * len(rows)
     columns = (rows[name].tolist() for name in names)
@@ -307,6 +314,11 @@ def _filled(template: str, rows: pd.DataFrame) -> Iterable[str]:
         template.format(**dict(zip(names, values, strict=True)))
         for values in zip(*columns, strict=True)
     ]
+
+
+def _names_in(template: str) -> list[str]:
+    """Return the columns that a template names, each once."""
+    return list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name))
 
 
 def merged(found: Iterable[Finding]) -> list[Finding]:

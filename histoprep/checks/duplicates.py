@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from histoprep.checks import Evidence, flag, true
 from histoprep.checks.commands import exclude
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
+from histoprep.key_index import digest_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,10 +104,15 @@ def _placed(pair: dict[Any, Any]) -> str:
 
 def copies(images: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that have the bytes of an earlier row, with `original`, that row's image."""
-    known = images[images.image_digest.notna()]
-    again = known[known.duplicated("image_digest", keep=False)]
+    column = pa.Table.from_pandas(images[["image_digest"]], preserve_index=False)["image_digest"]
+    keys = digest_keys(column)
+    order = np.argsort(keys, kind="stable")
+    repeated = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    at = np.unique(np.concatenate([order[repeated], order[repeated + 1]]))
+    again = images[["image_path", "image_digest"]].iloc[at[keys[at] != 0]]
     first = again.groupby("image_digest").image_path.transform("first")
-    return again.assign(original=first)[first != again.image_path]
+    result: pd.DataFrame = again.assign(original=first)[first != again.image_path]
+    return result
 
 
 @table_rule(EXACT_DUPLICATE_FILE)
@@ -122,6 +131,13 @@ def same_bytes(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
+def _of_images(evidence: Evidence, column: str, pairs: pd.DataFrame) -> pd.Series:
+    """Return a column for the images of pairs, by their paths."""
+    images = evidence.images[["image_path", column]]
+    named = images.image_path.isin({*pairs.image_a, *pairs.image_b})
+    return images[named].set_index("image_path")[column]
+
+
 @table_rule(EXACT_DUPLICATE_PIXELS, NEAR_DUPLICATE)
 def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     """Yield images whose file differs from another's but that show the same or nearly the same,
@@ -131,7 +147,7 @@ def same_pixels(evidence: Evidence) -> Iterator[Finding]:
     pairs = evidence.duplicates
     if pairs.empty:
         return
-    digests = evidence.images.set_index("image_path").image_digest
+    digests = _of_images(evidence, "image_digest", pairs)
     differ = digests.reindex(pairs.image_a).to_numpy() != digests.reindex(pairs.image_b).to_numpy()
     pairs = pairs[true(differ)]
     equal = true(pairs.equal_pixels)
@@ -219,7 +235,7 @@ def conflicting(evidence: Evidence) -> Iterator[Finding]:
     pairs = pairs[~true(pairs.equal_masks)].drop_duplicates("image_b")
     if pairs.empty:
         return
-    masks = evidence.images.set_index("image_path").mask_path
+    masks = _of_images(evidence, "mask_path", pairs)
     pairs = pairs.assign(
         mask_a=masks.reindex(pairs.image_a).to_numpy(),
         mask_b=masks.reindex(pairs.image_b).to_numpy(),

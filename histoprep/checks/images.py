@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histoprep import rule_ids
-from histoprep.checks import Chunk, Evidence, flag, true
+from histoprep.checks import Chunk, Evidence, flag, rows_of, true
 from histoprep.checks.commands import exclude, fix
 from histoprep.checks.registry import row_rule, table_rule
 from histoprep.choices import Severity
@@ -139,7 +139,8 @@ def wrong_size(evidence: Evidence) -> Iterator[Finding]:
 
     Where no size is that common none is right or wrong: one finding says so of all images.
     """
-    images = evidence.images[evidence.images.width_px.notna()]
+    images = evidence.images[["image_path", "width_px", "height_px"]]
+    images = rows_of(images, images.width_px.notna())
     if images.empty:
         return
     if evidence.options.tile_size_px:
@@ -228,7 +229,8 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
     shows_tissue = (images.contrast >= BLANK_CONTRAST) & (
         images.background_share.fillna(0) <= MAX_BACKGROUND_SHARE
     )
-    images = images[shows_tissue & images.focus.notna()]
+    images = images[["image_path", "focus", "source"]]
+    images = rows_of(images, shows_tissue & images.focus.notna())
     log_focus = pd.Series(
         np.log(images.focus.astype(float).clip(lower=MIN_FOCUS).to_numpy()), index=images.index
     )
@@ -253,7 +255,7 @@ def blurry(evidence: Evidence) -> Iterator[Finding]:
 @table_rule(COMPRESSION_DRIFT)
 def compression_drift(evidence: Evidence) -> Iterator[Finding]:
     """Yield sources whose JPEG settings differ from most, and settings that give the class away."""
-    images = evidence.images[evidence.images.image_format.notna()]
+    images = rows_of(evidence.images, evidence.images.image_format.notna())
     quality = (
         "JPEG quality "
         + images.jpeg_quality.astype("string")

@@ -253,6 +253,8 @@ def both_pools(evidence: Evidence) -> Iterator[Finding]:
     other than 0.
     """
     images = evidence.images
+    if not true(images.unlabelled).any():
+        return
     images = images.assign(content=content_of(images, evidence.duplicates))
     images = images[images.content.notna()]
     labelled = (

@@ -250,6 +250,16 @@ _REPAIRED_CAUSE = (
 )
 
 
+_MODE_COLUMNS = (
+    "mask_path",
+    "mask_mode",
+    "mask_bit_depth",
+    "mask_encoding",
+    "mask_error",
+    "mask_error_detail",
+)
+
+
 @row_rule(SIZE_MISMATCH)
 def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that are not of the size of their image."""
@@ -270,7 +280,7 @@ def size_mismatch(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
 @row_rule(MASK_WRONG_MODE)
 def wrong_mode(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks that are not plain grey: read all the same, refused, or not decoded."""
-    tiles = chunk.tiles
+    tiles = chunk.tiles[list(_MODE_COLUMNS)]
     for encoding, stored in _READ.items():
         own = tiles[true(tiles.mask_encoding == encoding.value) & tiles.mask_error.isna()]
         if len(own):
@@ -357,7 +367,8 @@ def uniform(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """
     rows = chunk.labels.row.to_numpy()
     alone = chunk.labels[~np.isin(rows, rows[1:][rows[1:] == rows[:-1]])]
-    tiles = chunk.tiles.iloc[alone.row].assign(only=alone.label_id.to_numpy())
+    paths = chunk.tiles[["image_path", "mask_path"]]
+    tiles = paths.iloc[alone.row].assign(only=alone.label_id.to_numpy())
     zero = (tiles.only == 0) & tiles.image_path.notna()
     yield from flag(
         ZERO_MASK,
@@ -386,14 +397,15 @@ def thin_or_small(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     counted = evidence.counts_as_label(labels.label_id.to_numpy())
     small = (labels.specks > 0) & counted
     number = labels[small].groupby("row").specks.sum()
-    specks = chunk.tiles.iloc[number.index].assign(
+    masks = chunk.tiles[["mask_path"]]
+    specks = masks.iloc[number.index].assign(
         number=[plural(count, "region") for count in number],
         speckled=chunk.labels_named(small).to_numpy(),
     )
     detail = f"{{number}} under {evidence.options.min_area_px} pixels, of {{speckled}}"
     yield from _by_cause(SPECK_LABELS, specks, detail, evidence)
     thin = chunk.labels_named((labels.radius_px <= HAIRLINE_RADIUS_PX) & counted)
-    hairlines = chunk.tiles.iloc[thin.index].assign(thin=thin.to_numpy())
+    hairlines = masks.iloc[thin.index].assign(thin=thin.to_numpy())
     yield from _by_cause(HAIRLINE_LABELS, hairlines, "{thin}", evidence)
 
 
@@ -584,12 +596,13 @@ def _in_two_scales(evidence: Evidence, scales: TwoScales, tiles: pd.Series) -> F
 @row_rule(SIXTEEN_BIT_MASK)
 def needlessly_wide(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
     """Yield masks of 16 or more bits whose values fit into 8 bits."""
-    highest = chunk.labels.groupby("row").label_id.max()
-    tiles = chunk.tiles.iloc[highest.index].assign(highest=highest.to_numpy())
-    is_integer = ~true(tiles.mask_encoding == MaskEncoding.FLOAT.value)
     # Ids need as many bits as the largest number of objects, which other masks may have.
     if evidence.instances is not None:
         return
+    highest = chunk.labels.groupby("row").label_id.max()
+    columns = chunk.tiles[["mask_path", "mask_encoding", "mask_bit_depth"]]
+    tiles = columns.iloc[highest.index].assign(highest=highest.to_numpy())
+    is_integer = ~true(tiles.mask_encoding == MaskEncoding.FLOAT.value)
     chosen = (tiles.mask_bit_depth >= 16) & (tiles.highest < 256) & is_integer
     detail = "{mask_bit_depth} bits, highest value {highest}"
     yield from flag(

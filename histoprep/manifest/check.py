@@ -44,6 +44,8 @@ from histoprep.split.units import (
 )
 
 _THREADS = 16
+# A task for each file takes longer than looking at it.
+_FILES_A_TASK = 256
 # The least that these columns may hold, where they hold something.
 _NUMBERS = {
     "width_px": 1,
@@ -435,10 +437,11 @@ def _check_files(
                     (columns[3][row], "repaired after the manifest was made")
                     for row in repaired.damaged_rows(batch)
                 ]
-            for verdict in threads.map(
-                lambda file: _look_at(manifest, root, file, digests), files, chunksize=256
+            pieces = [files[at : at + _FILES_A_TASK] for at in range(0, len(files), _FILES_A_TASK)]
+            for verdicts in threads.map(
+                lambda piece: [_look_at(manifest, root, file, digests) for file in piece], pieces
             ):
-                if verdict is not None:
+                for verdict in filter(None, verdicts):
                     (gone if verdict.gone else stale).append((verdict.path, verdict.detail))
             advance(batch.num_rows)
     for rule, items in ((rule_ids.MANIFEST_STALE, stale), (rule_ids.DANGLING_PATH, gone)):
