@@ -92,9 +92,18 @@ def fine_tile(rgb: np.ndarray, labels: np.ndarray, most_cells: int = FINE_CELLS)
         return None
     shrunk = shrink(rgb.astype(np.float32), cells)
     density = np.ascontiguousarray(density_of(shrunk).transpose(2, 0, 1))
-    shares = class_shares(labels, cells, *np.unique(labels, return_counts=True))
+    shares = class_shares(labels, cells, *_label_counts(labels))
     planes = None if shares is None else shares.astype(np.float32) / 255
     return FineTile(_decorrelated(density), planes, cells.side_px)
+
+
+def _label_counts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that occur, in order, and the pixels of each, from runs of equal pixels."""
+    flat = labels.ravel()
+    start = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    pixels = np.bincount(flat[start], weights=np.diff(start, append=flat.size)).astype(np.int64)
+    ids = np.flatnonzero(pixels)
+    return ids, pixels[ids]
 
 
 def _decorrelated(density: np.ndarray) -> np.ndarray:
