@@ -107,6 +107,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     single[20] = np.ascontiguousarray(single[20].T)
     for index in range(40):
         data.pair(f"single/{index:02}", single[index], made.tile(index)[0])
+        also = made.regions(998) if index == 7 else made.tile(index)[1]
+        data.pair(f"also/{index:02}", also, made.tile(index)[0])
     return data
 
 
@@ -126,7 +128,7 @@ def test_every_source_gets_its_verdict_and_right_ones_none(findings: tuple[Findi
         "HP419 scaled in enlarged",
         "HP420 other-tiles in list",
         "HP420 swapped in single",
-        "HP421 in single",
+        "HP421 in also, single",
     }
 
 
@@ -164,13 +166,14 @@ def test_the_mask_that_fits_is_named(findings: tuple[Finding, ...]) -> None:
 def test_single_masks_that_fit_no_better_than_chance_are_named(
     findings: tuple[Finding, ...],
 ) -> None:
-    details = fits(findings)["HP421 in single"]
-    assert set(details) == {"single/12_mask.png", "single/20_mask.png"}
+    details = fits(findings)["HP421 in also, single"]
+    assert set(details) == {"also/07_mask.png", "single/12_mask.png", "single/20_mask.png"}
     assert details["single/20_mask.png"].endswith(
         f"it fits when it is {TURNED['transpose'].advice}"
     )
     [unfit] = [finding for finding in findings if finding.code == "HP421"]
     assert unfit.severity is Severity.WARNING
+    assert (unfit.count, unfit.denominator) == (3, 80)
 
 
 def test_what_was_found_is_kept_and_does_not_depend_on_workers(

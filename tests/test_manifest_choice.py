@@ -141,7 +141,14 @@ def test_findings_of_other_files_are_refused(data: DataSet) -> None:
     data.audit(scan={"group_by": r"case\d+"})
     data.pair("case7_99", stripes(0, 1), tissue(99))
     text = refused(data, "--exclude", "HP406")
-    assert "files changed since the last audit" in text and "histoprep audit" in text
+    assert "files or groups changed since the last audit" in text and "histoprep audit" in text
+
+
+def test_findings_of_other_groups_are_refused_with_the_audit_that_has_these(data: DataSet) -> None:
+    data.audit(scan={"group_by": r"case\d+"})
+    text = refused(data, "--exclude", "HP406", "--group-by", "case(.)")
+    assert "files or groups changed since the last audit" in text
+    assert "--group-by 'case(.)'" in text
 
 
 @pytest.mark.parametrize("option", ["--drop-list", "--keep-list", "--split-file"])

@@ -12,6 +12,7 @@ from histoprep.checks.commands import exclude, fix
 from histoprep.checks.registry import table_rule
 from histoprep.choices import Severity
 from histoprep.findings import Finding, FixSafety, Mark, Rule, Scope, finding
+from histoprep.phrases import first_of
 
 if TYPE_CHECKING:
     from histoprep.tiles.misfits import Misfit, MisfitMask
@@ -79,8 +80,8 @@ ILL_FITTING_MASK = Rule(
 
 @table_rule(MISORIENTED_MASKS, SHIFTED_MASKS, MASKS_OF_OTHER_TILES, ILL_FITTING_MASK)
 def misfits(evidence: Evidence) -> Iterator[Finding]:
-    """Yield one finding for each kind of misfit of a source; a warning where it is not beyond
-    doubt.
+    """Yield one finding for each kind of misfit of a source, or of masks of any sources; a warning
+    where it is not beyond doubt.
     """
     from histoprep.tiles.misfits import MisfitKind
 
@@ -92,19 +93,28 @@ def misfits(evidence: Evidence) -> Iterator[Finding]:
         MisfitKind.SWAPPED: MASKS_OF_OTHER_TILES,
         MisfitKind.UNFIT: ILL_FITTING_MASK,
     }
-    for misfit in evidence.misfits:
-        rule = rules[misfit.kind]
-        found = finding(
-            rule,
-            [(mask.mask_path, _detail(misfit, mask)) for mask in misfit.masks],
-            denominator=max(misfit.num_tiles, len(misfit.masks)),
-            unit="masks",
-            subcode=_subcode(misfit),
-            where=misfit.source,
-            cause=_cause(misfit),
-            suggestion=_suggestion(misfit),
-        )
-        yield found if misfit.is_firm else replace(found, severity=Severity.WARNING)
+    alike: dict[tuple[object, ...], list[Misfit]] = {}
+    for number, misfit in enumerate(evidence.misfits):
+        # What holds of a whole source has a cause of its own.
+        key = number if misfit.kind.is_of_source else misfit.kind
+        alike.setdefault((key, misfit.is_firm), []).append(misfit)
+    for sources in alike.values():
+        found = _finding(rules[sources[0].kind], sources)
+        yield found if sources[0].is_firm else replace(found, severity=Severity.WARNING)
+
+
+def _finding(rule: Rule, sources: list[Misfit]) -> Finding:
+    """Return the finding about one kind of misfit in sources."""
+    return finding(
+        rule,
+        [(mask.mask_path, _detail(misfit, mask)) for misfit in sources for mask in misfit.masks],
+        denominator=sum(max(misfit.num_tiles, len(misfit.masks)) for misfit in sources),
+        unit="masks",
+        subcode=_subcode(sources[0]),
+        where=first_of([misfit.source for misfit in sources]),
+        cause=_cause(sources[0]),
+        suggestion=_suggestion(sources[0]),
+    )
 
 
 def _subcode(misfit: Misfit) -> str:

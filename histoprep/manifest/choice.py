@@ -26,6 +26,7 @@ from histoprep.schemas.repaired import RepairedMasks, TileRows
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
 from histoprep.text_table import read_text_table
+from histoprep.tiles.table import TileTable
 
 _BY_FINDING, _BY_DROP_LIST, _BY_KEEP_LIST, _BY_SAMPLE = range(len(CHOICES))
 _KEYS = ("tile_id", "image_path", "mask_path")
@@ -222,9 +223,9 @@ def _files_of_findings(
             )
     if header.get("tiles_digest") != tiles_digest:
         raise UsageError(
-            "files changed since the last audit, so that its findings may be of other ones",
+            "files or groups changed since the last audit, so that its findings may be of others",
             path=workspace.findings,
-            hint=again,
+            hint=again + _grouping(workspace),
         )
     named: dict[str | None, str] = {}
     for batch in batches:
@@ -232,6 +233,12 @@ def _files_of_findings(
             if code in codes:
                 named.setdefault(path, code)
     return named
+
+
+def _grouping(workspace: Workspace) -> str:
+    """Return the option of an audit that groups as the tiles table does, with a space before it."""
+    group_by = TileTable(workspace).requested.scan.group_by
+    return "" if group_by is None else f" --group-by {shlex.quote(group_by)}"
 
 
 class _List:
