@@ -219,9 +219,12 @@ def test_what_must_change_its_split_is_named(data: DataSet) -> None:
     }
     assert "4 tiles changed the split, since groups or copies of images now join" in text
     assert str(table) in text
-    # The next time nothing moves, and the table is gone.
+    # The next time nothing moves, and the table still says what moved last.
+    rows = table.read_bytes()
     assert "changed the split" not in build(data)
     assert splits(data) == after
+    assert table.read_bytes() == rows
+    build(data, *GROUPED, "--reshuffle")
     assert not table.exists()
 
 
@@ -286,6 +289,14 @@ def test_a_split_file_may_name_a_part(data: DataSet, tmp_path: Path) -> None:
         "the split file split.csv says nothing of 28 tiles, such as s0_000, s0_001:"
         " 24 in train, 4 in val" in text
     )
+
+
+def test_a_new_split_says_that_the_folds_of_before_go(data: DataSet) -> None:
+    build(data, *GROUPED, "--folds", "4")
+    assert "folds" not in build(data, "--folds", "4", "--reshuffle").partition("Folds")[0]
+    text = build(data, "--reshuffle")
+    assert "warning: the manifest before had 4 folds, and --reshuffle makes none: --folds 4" in text
+    assert "folds" not in build(data, "--reshuffle")
 
 
 def folds(data: DataSet) -> dict[str, int | None]:

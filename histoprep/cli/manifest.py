@@ -245,7 +245,7 @@ def build(
         force,
         ChoiceOptions(_codes(separated(exclude)), drop_list, keep_list, sample),
         _test_groups(test),
-        _kept(keep, target, reshuffle=reshuffle),
+        _kept(keep, target, folds, reshuffle=reshuffle),
         folds,
     )
     options.validate()
@@ -313,10 +313,12 @@ def _codes(keys: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(rule.code for rule in rules_named(keys, all_rules().values())) if keys else ()
 
 
-def _kept(keep: Path | None, target: Path, *, reshuffle: bool) -> Path | None:
+def _kept(keep: Path | None, target: Path, folds: str | None, *, reshuffle: bool) -> Path | None:
     """Return the manifest whose tiles stay in their split: that of --keep, or the one in the place
-    of the new one; raises UsageError for --keep with --reshuffle.
+    of the new one; raises UsageError for --keep with --reshuffle, and warns of folds that go.
     """
+    from histoprep.manifest.earlier import lost_folds_warning
+
     if not reshuffle:
         return keep or (target if target.exists() else None)
     if keep is not None:
@@ -325,6 +327,8 @@ def _kept(keep: Path | None, target: Path, *, reshuffle: bool) -> Path | None:
             seen=f"--keep {keep}",
             hint="choose one of them",
         )
+    if warning := lost_folds_warning(target, folds):
+        console.warn(warning)
     return None
 
 

@@ -83,7 +83,9 @@ def init(
     console.out(_summary(load_label_map(out)))
     if found.num_unknown:
         unknown = plural(found.num_unknown, "mask")
-        console.warn(f"the labels of {unknown} are not known: histoprep audit {where.root}")
+        console.warn(
+            f"the labels of {unknown} are not known; this says why: histoprep audit {where.root}"
+        )
         status = ExitCode.INCOMPLETE
     ignored = found.ignored()
     if ignored is not None and ignored.along_boundaries:

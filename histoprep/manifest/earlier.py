@@ -170,11 +170,31 @@ def _in_words(fractions: Mapping[str, Fraction]) -> str:
     return ",".join(f"{name}={float(fractions[name]):g}" for name in SPLITS if name in fractions)
 
 
+def lost_folds_warning(target: Path, folds: str | None) -> str | None:
+    """Return a warning when the manifest at `target` has folds, and a new split in its place would
+    have none; None also where nobody can tell, since that manifest is damaged.
+    """
+    if folds is not None or not target.exists():
+        return None
+    try:
+        before = open_manifest(target).recipe.get("folds")
+    except IntegrityError:
+        return None
+    if before is None:
+        return None
+    number = len(before["names"])
+    how = str(number) if before["by"] == "number" else shlex.quote(str(before["by"]))
+    return f"the manifest before had {number} folds, and --reshuffle makes none: --folds {how}"
+
+
 def write_moved(
     path: Path, source: IncludedTiles, kept: np.ndarray, splits: np.ndarray
 ) -> tuple[int, str]:
-    """Write the tiles whose split is not the kept one to a table (tile_id, from, to), or remove
-    what an earlier run wrote there; return how many there are, and the first in words.
+    """Write the tiles whose split is not the kept one to a table (tile_id, from, to); return how
+    many there are, and the first in words.
+
+    Where none moved, a table of before stays: it names those that moved last. One of a split that
+    is not kept at all is removed.
 
     Args:
         path: The table.
@@ -184,7 +204,8 @@ def write_moved(
     """
     moved = np.flatnonzero((kept != NO_SPLIT) & (kept != splits))
     if not len(moved):
-        path.unlink(missing_ok=True)
+        if (kept == NO_SPLIT).all():
+            path.unlink(missing_ok=True)
         return 0, ""
     names = [row["tile_id"] for row in source.describe(moved)]
     before, after = ([SPLITS[code] for code in codes[moved].tolist()] for codes in (kept, splits))
