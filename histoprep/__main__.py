@@ -1,6 +1,6 @@
 """`python -m histoprep`."""
 
-from histoprep.cli import main
+from histoprep.cli import program
 
 if __name__ == "__main__":
-    main(called="python -m histoprep")
+    program(called="python -m histoprep")

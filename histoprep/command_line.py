@@ -4,13 +4,16 @@ exit codes in one place.
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from typer.main import get_command
@@ -41,6 +44,21 @@ _PLACES = ("--out", "--workspace", "--output")
 _UsageError: Any = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
 )
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as `sys.exit` does, but without taking every module apart, which takes a
+    sixth of the time of a small audit.
+    """
+    if not (sys.getprofile() or sys.gettrace() or sys.flags.interactive):
+        # What goes wrong here is said by `sys.exit`, which does it again.
+        with suppress(Exception):
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def _always() -> bool:

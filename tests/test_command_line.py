@@ -386,3 +386,46 @@ def test_completing_a_name_imports_no_command() -> None:
     )
     assert done.stdout.split("\n")[-2] == "[]"
     assert "audit" in done.stdout.split()
+
+
+PROCESS = """
+import atexit, sys
+from histoprep import cli
+
+atexit.register(print, "last of all", file=sys.stderr)
+function = getattr(cli, sys.argv.pop(1))
+sys.argv[0] = "histoprep"
+function()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("rules",), ("audit", "--no-such-option"), ("audit", "gone")]
+)
+@pytest.mark.parametrize("stdout", ["pipe", "/dev/full"])
+def test_a_process_ends_as_sys_exit_ends_it(arguments: tuple[str, ...], stdout: str) -> None:
+    """With its exit code, all that it wrote, and what others do at its end."""
+    ended = []
+    for function in ("main", "program"):
+        with Path(os.devnull if stdout == "pipe" else stdout).open("wb") as place:
+            done = subprocess.run(
+                [sys.executable, "-c", PROCESS, function, *arguments],
+                stdout=subprocess.PIPE if stdout == "pipe" else place,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert done.stderr.count("last of all") == 1
+        ended.append((done.returncode, done.stdout, done.stderr))
+    assert ended[0] == ended[1]
+
+
+def test_modules_are_not_taken_apart() -> None:
+    code = (
+        "import sys, histoprep.cli\n"
+        "class Apart:\n    def __del__(self): print('apart')\n"
+        "histoprep.kept = Apart()\n"
+        "sys.argv = ['histoprep', 'rules']\n"
+        "histoprep.cli.program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout and "apart" not in done.stdout

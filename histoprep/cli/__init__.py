@@ -1,10 +1,11 @@
-"""The command line: parse, call, print, exit code. `main` is the console script."""
+"""The command line: parse, call, print, exit code. `program` is the console script."""
 
 from __future__ import annotations
 
+import gc
 import os
 
-from histoprep.command_line import CommandLine
+from histoprep.command_line import CommandLine, leave
 from histoprep.execution.signals import stop_signals
 from histoprep.execution.workers import own_process
 
@@ -78,3 +79,13 @@ def main(arguments: list[str] | None = None, *, called: str | None = None) -> No
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     own_process()
     _LINE.main(arguments, called=called)
+
+
+def program(*, called: str | None = None) -> None:
+    """Be a process that runs the command line and ends."""
+    # Most of what is made is kept to the end, so that looking for what is not finds little.
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        main(called=called)
+    except SystemExit as stopped:
+        leave(int(stopped.code or 0))
