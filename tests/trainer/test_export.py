@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,24 @@ from small_codecs import save_kl
 from histoprep import checksums
 from histoprep.errors import ExitCode
 from histoprep.labels import identity_map, load_label_map
+from trainer import presets
+from trainer.classification.network import open_classifier
 from trainer.cli import run as run_command
 from trainer.config_layers import dump_config
 from trainer.data.latent_scaling import LatentScaling
-from trainer.diffusion.samplers import Solver
+from trainer.diffusion.objectives import Objective
+from trainer.diffusion.samplers import Solver, sample, scheduler_of
 from trainer.engine.checkpoints import CheckpointFolder, Snapshot, load_run_config
 from trainer.recipes import segmenter
 from trainer.recipes.codecs import load_codec
+from trainer.recipes.diffmic_config import Config as DiffmicConfig
+from trainer.recipes.diffmic_inference import (
+    build_classifier,
+    build_denoiser,
+    draw_starts,
+    start_generator,
+    uses_distinct_points,
+)
 from trainer.recipes.ldm import load_generator
 from trainer.recipes.ldm_config import Config
 from trainer.recipes.ldm_data import ModelFacts
@@ -124,6 +136,114 @@ def test_a_folder_of_diffusers_gives_the_same_pixels_elsewhere(tmp_path: Path, k
     _run_elsewhere(PIPELINE, tmp_path, out, tmp_path / "masks.npy", tmp_path / "images.npy")
     assert np.array_equal(np.load(tmp_path / "images.npy"), expected)
     assert expected.std() > 1
+
+
+SCHEDULER = """
+from diffusers import DiffusionPipeline
+place, noise, out = sys.argv[1:]
+pipeline = DiffusionPipeline.from_pretrained(place, custom_pipeline=place, trust_remote_code=True)
+scheduler = pipeline.scheduler
+scheduler.set_timesteps(4)
+x = torch.from_numpy(np.load(noise))
+for step in scheduler.timesteps:
+    x = scheduler.step(torch.tanh(x), step, x, return_dict=False)[0]
+np.save(out, x.numpy())
+"""
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_scheduler_of_an_export_takes_the_steps_of_the_solver(
+    tmp_path: Path, kind: str
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    _ldm_run(run, kind)
+    assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.OK
+    config = json.loads((out / "scheduler" / "scheduler_config.json").read_text())
+    index = json.loads((out / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", config["_class_name"]]
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "noise.npy", noise.numpy())
+    _run_elsewhere(SCHEDULER, tmp_path, out, tmp_path / "noise.npy", tmp_path / "latents.npy")
+    generator = load_generator(run)
+    solver = Solver("heun" if kind == "mask-unet" else "dpm++", 4)
+    expected = sample(lambda x, _: torch.tanh(x), noise, generator.objective, solver)
+    np.testing.assert_allclose(np.load(tmp_path / "latents.npy"), expected.numpy(), rtol=0, atol=0)
+
+
+ALIKE = [
+    (Objective("v"), Solver("dpm++", 25), True),
+    (Objective("epsilon"), Solver("dpm++", 10), True),
+    (Objective("v"), Solver("dpm++", 10, spacing="log_snr"), False),
+    (Objective("v"), Solver("ddim", 25), True),
+    (Objective("flow"), Solver("heun", 10), True),
+    (Objective("flow"), Solver("dpm++", 10), True),
+    (Objective("flow"), Solver("euler", 10), False),
+]
+
+
+@pytest.mark.parametrize(("objective", "solver", "expected"), ALIKE)
+def test_schedulers_are_exported_only_where_they_take_the_same_steps(
+    objective: Objective, solver: Solver, expected: bool
+) -> None:
+    scheduler = scheduler_of(objective, solver)
+    assert (scheduler is not None) == expected
+    if scheduler is None:
+        return
+    noise = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    x = noise
+    for step in scheduler.timesteps:
+        x = scheduler.step(torch.sin(x), step, x, return_dict=False)[0]
+    assert torch.equal(x, sample(lambda each, _: torch.sin(each), noise, objective, solver))
+
+
+CLASSIFIER = """
+place, images, draws, out = sys.argv[1:]
+program = torch.export.load(place).module()
+found = program(*(torch.from_numpy(np.load(path)) for path in (images, draws)))
+np.savez(out, *(each.numpy() for each in found))
+"""
+
+
+@pytest.mark.parametrize("start", ["gaussian_diagonal", "uniform_map"])
+def test_a_classifier_is_a_program_elsewhere(tmp_path: Path, start: str) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    values = yaml.safe_load((Path(presets.__file__).parent / "diffmic-tiny.yml").read_text())
+    values |= {"manifest": "none", "out": str(run)}
+    values["diffusion"] |= {"start": start, "num_inference_steps": 2, "num_samples": 2}
+    config = DiffmicConfig.model_validate(values)
+    torch.manual_seed(0)
+    names = ["normal", "tumour", "scar"]
+    for stage, module in (
+        ("guidance", build_classifier(config, 3)),
+        ("diffusion", build_denoiser(config, 3)),
+    ):
+        weights = {"weights": module.state_dict()}
+        CheckpointFolder(run / stage / "checkpoints").save_best(Snapshot(weights, {"step": 7}))
+    checksums.publish_file(run, "config.yml", dump_config(config))
+    split = {"classes": names, "manifest_digest": "none"}
+    checksums.publish_json(run, "split.json", split)
+    assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.OK
+    model = open_classifier(run, device="cpu")
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    expected = model.classify(images, 4)
+    distinct = uses_distinct_points(model.denoiser, model.diffusion)
+    generator = start_generator(config.seed, 4)
+    draws = draw_starts(model.diffusion, 3, 3, generator, distinct)
+    for name, values_of in (("images", images), ("draws", draws)):
+        np.save(tmp_path / f"{name}.npy", values_of.numpy())
+    inputs = (out / "classifier.pt2", tmp_path / "images.npy", tmp_path / "draws.npy")
+    # The lines of the card run as they are printed.
+    text = (out / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    as_printed = f"import os\nos.chdir({str(out)!r})\n{code}assert scores.shape == (1, 3)\n"
+    _run_elsewhere(CLASSIFIER + as_printed, tmp_path, *inputs, tmp_path / "found.npz")
+    found = list(np.load(tmp_path / "found.npz").values())
+    spread = expected.samples.std(dim=0, correction=0)
+    for seen, wanted in zip(found, (expected.scores, spread, expected.guidance.fused), strict=True):
+        np.testing.assert_allclose(seen, wanted.numpy(), atol=1e-6)
+    assert json.loads((out / "classes.json").read_text()) == names
+    assert yaml.safe_load(text.split("---")[1])["pipeline_tag"] == "image-classification"
+    assert all(f"| {number} | {name} |" in text for number, name in enumerate(names))
 
 
 def test_a_card_has_classes_and_front_matter(tmp_path: Path) -> None:

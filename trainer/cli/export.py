@@ -23,13 +23,14 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained network in a form that needs no HistoPrep: an image generator as a folder of
-    diffusers, a segmenter as a program of torch.export, each with a model card.
+    diffusers, a segmenter or classifier as a program of torch.export, each with a model card.
 
     Averaged weights of the best checkpoint are taken, where there are any.
 
     Examples:
         trainer export runs/ldm --out exported
         trainer export runs/segmenter --out segmenter
+        trainer export runs/diffmic --out classifier
     """
     from trainer.export.run import export_run
 

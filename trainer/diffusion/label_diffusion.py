@@ -70,13 +70,11 @@ def start_map(
     shares: Float[Tensor, "height width"],
     generator: torch.Generator,
 ) -> Float[Tensor, "batch classes height width"]:
-    """Return the map that denoising starts from; drawn on the CPU, so that every device starts
-    alike.
+    """Return the map that denoising starts from: what `draw_start` draws, for `guided` around the
+    guidance.
 
     Args:
-        kind: `gaussian`: N(0, 1) at every point. `gaussian_diagonal`: N(0, 1), one draw for each |i
-            - j|. `guided`: N(guidance, 1). `uniform_map`: two uniform vectors interpolated as the
-            guidance is (the published code).
+        kind: See `draw_start`.
         guidance: Guidance map [batch, classes, h, w].
         shares: Share of the local answer at each point [h, w].
         generator: Source of the draws.
@@ -84,21 +82,45 @@ def start_map(
     Raises:
         ValueError: For another kind.
     """
-    batch, classes, height, width = guidance.shape
+    batch, classes = guidance.shape[:2]
+    drawn = draw_start(kind, (batch, classes), shares, generator)
+    return start_from(kind, drawn.to(guidance), guidance)
+
+
+def draw_start(
+    kind: str,
+    size: tuple[int, int],
+    shares: Float[Tensor, "height width"],
+    generator: torch.Generator,
+) -> Float[Tensor, "batch classes height width"]:
+    """Return what is drawn for a start, float32 [batch, classes, h, w]; on the CPU, so that every
+    device starts alike.
+
+    Args:
+        kind: `gaussian`: N(0, 1) at every point. `gaussian_diagonal`: N(0, 1), one draw for each |i
+            - j|. `guided`: N(0, 1), to which the guidance is added. `uniform_map`: two uniform
+            vectors interpolated as the guidance is (the published code).
+        size: Number of images and of classes.
+        shares: Share of the local answer at each point [h, w].
+        generator: Source of the draws.
+
+    Raises:
+        ValueError: For another kind.
+    """
+    if kind not in STARTS:
+        raise ValueError(f"no such start: {kind}; there are {', '.join(STARTS)}")
     if kind == "uniform_map":
-        first, second = torch.rand(2, batch, classes, generator=generator)
-        return interpolate_map(first, second, shares).to(guidance)
+        first, second = torch.rand(2, *size, generator=generator)
+        return interpolate_map(first, second, shares)
     if kind == "gaussian_diagonal":
         distinct, place = torch.unique(shares, return_inverse=True)
-        return torch.randn(batch, classes, len(distinct), generator=generator)[:, :, place].to(
-            guidance
-        )
-    noise = torch.randn(batch, classes, height, width, generator=generator).to(guidance)
-    if kind == "gaussian":
-        return noise
-    if kind == "guided":
-        return guidance + noise
-    raise ValueError(f"no such start: {kind}; there are {', '.join(STARTS)}")
+        return torch.randn(*size, len(distinct), generator=generator)[:, :, place]
+    return torch.randn(*size, *shares.shape, generator=generator)
+
+
+def start_from(kind: str, drawn: Tensor, guidance: Tensor) -> Tensor:
+    """Return the start [batch, classes, h, w] for what was drawn and the guidance map."""
+    return guidance + drawn if kind == "guided" else drawn
 
 
 def focal_weights(

@@ -182,6 +182,26 @@ def count_calls(objective: Objective, solver: Solver) -> int:
     return len(_plan(objective, solver)[1])
 
 
+def scheduler_of(objective: Objective, solver: Solver) -> Any | None:
+    """Return the scheduler of diffusers that takes the steps of a solver by its configuration and
+    `set_timesteps(num_inference_steps)` alone; None where there is none, as for steps of equal
+    log-SNR.
+
+    Raises:
+        ValueError: For a solver that does not fit.
+    """
+    if problem := solver.problem(objective):
+        raise ValueError(problem)
+    scheduler, evaluations = _plan(objective, solver)
+    twin = type(scheduler).from_config(scheduler.config)
+    twin.set_timesteps(solver.num_inference_steps)
+    same_steps = len(twin.timesteps) == len(evaluations) and torch.equal(
+        twin.timesteps, scheduler.timesteps
+    )
+    sigmas = [getattr(each, "sigmas", torch.zeros(0)) for each in (twin, scheduler)]
+    return twin if same_steps and torch.equal(*sigmas) else None
+
+
 def _with_known(
     x: Tensor, known: Known | None, noise: Tensor, signal: float, sigma: float
 ) -> Tensor:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from histoprep.labels import LabelMap
 from histoprep.version import __version__
 from trainer.config import RunConfig
 from trainer.engine.checkpoint_files import STATE
-from trainer.engine.checkpoints import find_checkpoint
+from trainer.engine.checkpoints import CONFIG, find_checkpoint
 
+_TASKS = {
+    "ldm": "image-to-image",
+    "segmenter": "image-segmentation",
+    "diffmic": "image-classification",
+}
 _PIPELINE = """```python
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -32,37 +36,33 @@ import torch
 
 program = torch.export.load({name!r}).module()
 images = torch.zeros(1, 3, {size}, {size})  # RGB in [-1, 1]
-scores = program(images)  # {output}
+{call}
 ```"""
 
 
-def card_of(run: Path, config: RunConfig, label_map: LabelMap, *, program: str = "") -> str:
+def card_of(run: Path, config: RunConfig, classes: Sequence[tuple[int, str]], usage: str) -> str:
     """Return a model card in Markdown with the front matter of the Hugging Face hub.
 
     Args:
-        run: Run folder or checkpoint.
+        run: Run folder or checkpoint; of a run of stages, that of the last one.
         config: Its configuration.
-        label_map: Its classes.
-        program: What an exported program returns; empty for a folder of diffusers.
+        classes: Number and name of each class.
+        usage: How the network is used, as `use_of_pipeline` and `use_of_program` say it.
     """
     checkpoint = find_checkpoint(run.absolute())
     folder = checkpoint.parents[1]
+    home = folder if (folder / CONFIG).is_file() else folder.parent
     state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     best = state.get("best")
     front = {
-        "library_name": "pytorch" if program else "diffusers",
-        "pipeline_tag": "image-segmentation" if program else "image-to-image",
+        "library_name": "diffusers" if config.recipe == "ldm" else "pytorch",
+        "pipeline_tag": _TASKS[config.recipe],
         "tags": ["histology", "computational-pathology", config.recipe],
     }
     size = config.data.image_size
-    usage = (
-        _PROGRAM.format(name="model.pt2", size=size, output=program)
-        if program
-        else _PIPELINE.format(place="FOLDER", size=size)
-    )
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {folder.name}",
+        f"# {home.name}",
         f"Trained with HistoPrep {__version__}, recipe {config.recipe}, {int(state['step']):,}"
         f" steps of {config.batch_size} images of {size} x {size} px."
         + (f" Best validation {best['metric']}: {best['value']:.4g}." if best else ""),
@@ -70,14 +70,30 @@ def card_of(run: Path, config: RunConfig, label_map: LabelMap, *, program: str =
         usage,
         "## Classes",
         "| id | class |\n|---|---|\n"
-        + "\n".join(f"| {cls.id} | {_cell(cls.name)} |" for cls in label_map.classes),
+        + "\n".join(f"| {number} | {_cell(name)} |" for number, name in classes),
         "## Data",
-        *_data(folder),
+        *_data(home),
         "## Limits",
-        "Trained on the tissue, stains and scanners of its data only. Not for diagnosis. Say where"
-        " images are generated.",
+        "Trained on the tissue, stains and scanners of its data only. Not for diagnosis."
+        + (" Say where images are generated." if config.recipe == "ldm" else ""),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def use_of_pipeline(size: int) -> str:
+    """Return how a folder of diffusers is used, for masks of a size in pixels."""
+    return _PIPELINE.format(place="FOLDER", size=size)
+
+
+def use_of_program(name: str, size: int, call: str) -> str:
+    """Return how a program of torch.export is used.
+
+    Args:
+        name: Its file.
+        size: Side of its images in pixels.
+        call: The lines that call `program` with `images`.
+    """
+    return _PROGRAM.format(name=name, size=size, call=call)
 
 
 def _data(folder: Path) -> list[str]:

@@ -14,8 +14,9 @@ from torch import nn
 from histoprep import checksums
 from histoprep.durable import write_text
 from histoprep.labels import format_label_map
+from trainer.diffusion.samplers import Solver, scheduler_of
 from trainer.export.bundle import bundle
-from trainer.export.card import card_of
+from trainer.export.card import card_of, use_of_pipeline
 from trainer.models.patch_codec import PatchAutoencoder
 from trainer.recipes.ldm import load_generator, read_facts
 from trainer.recipes.ldm_config import Config
@@ -24,6 +25,7 @@ from trainer.sampling.masks import classes_as_sources
 
 _TEMPLATE_DENOISER = "trainer.models.denoisers.reference_unet"
 _UNET, _VAE, _PIPELINE = "histoprep_unet", "histoprep_vae", "pipeline"
+_SCHEDULER = "scheduler"
 _UNET_CLASS, _VAE_CLASS = "HistoPrepUNet", "HistoPrepVAE"
 
 
@@ -31,7 +33,8 @@ def export_generator(run: Path, out: Path, config: Config, *, codec: str | None 
     """Write a folder for `DiffusionPipeline.from_pretrained`.
 
     It holds the averaged weights of the best checkpoint (`unet`), the codec (`vae`), the code of
-    both and of the pipeline, the classes, and a model card. The same mask, name and seed give the
+    both and of the pipeline, the classes, a model card, and, where diffusers takes the same steps
+    as the run's solver, its scheduler. The same mask, name and seed give the
     pixels of `trainer sample`.
 
     Args:
@@ -59,15 +62,23 @@ def export_generator(run: Path, out: Path, config: Config, *, codec: str | None 
         code["vae"] = bundle("trainer.export.vae", name=_VAE)
     else:
         vae.save_pretrained(out / "vae", safe_serialization=True)
+    scheduler = scheduler_of(generator.objective, _solver_of(config))
+    if scheduler is not None:
+        scheduler.save_pretrained(out / _SCHEDULER)
     module = type(config.model).__module__
     exchanged = {_TEMPLATE_DENOISER: module}
     code["unet"] = bundle("trainer.export.unet", name=_UNET, exchanged=exchanged)
     for folder, files in code.items():
         for name, text in files.items():
             write_text(out / folder / name, text)
-    write_text(out / "model_index.json", json.dumps(_index(generator, config), indent=2) + "\n")
+    index = _index(generator, config)
+    if scheduler is not None:
+        index[_SCHEDULER] = ["diffusers", type(scheduler).__name__]
+    write_text(out / "model_index.json", json.dumps(index, indent=2) + "\n")
     write_text(out / "label_map.yml", format_label_map(classes_as_sources(facts.label_map)))
-    write_text(out / "README.md", card_of(run, config, facts.label_map))
+    usage = use_of_pipeline(config.data.image_size)
+    classes = [(cls.id, cls.name) for cls in facts.label_map.classes]
+    write_text(out / "README.md", card_of(run, config, classes, usage))
     checksums.list_all_files(out)
 
 
@@ -82,6 +93,11 @@ def _write_network(folder: Path, network: nn.Module, config: dict[str, Any]) -> 
     )
     facts = {**config, "_diffusers_version": diffusers.__version__}
     write_text(folder / "config.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _solver_of(config: Config) -> Solver:
+    sampling = config.sampling
+    return Solver(sampling.solver, sampling.num_inference_steps, sampling.eta, sampling.spacing)
 
 
 def _index(generator: Generator, config: Config) -> dict[str, Any]:
@@ -99,11 +115,6 @@ def _index(generator: Generator, config: Config) -> dict[str, Any]:
         "sampling": {
             "guidance_scale": sampling.guidance_scale,
             "guidance_interval": sampling.guidance_interval,
-            "solver": {
-                "kind": sampling.solver,
-                "num_inference_steps": sampling.num_inference_steps,
-                "eta": sampling.eta,
-                "spacing": sampling.spacing,
-            },
+            "solver": dataclasses.asdict(_solver_of(config)),
         },
     }

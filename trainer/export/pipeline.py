@@ -30,7 +30,11 @@ class HistoPrepPipeline(DiffusionPipeline):
         scaling: Scaling between latents of the codec and of the denoiser, by channel.
         image_range: Range of the images that the codec takes, signed or unit.
         sampling: Guidance and solver to sample with unless they are given.
+        scheduler: One of diffusers that takes the same steps, for loops of your own; None where
+            diffusers has none. The pipeline itself samples by `sampling`.
     """
+
+    _optional_components = ["scheduler"]  # noqa: RUF012 (as the base class has it)
 
     def __init__(
         self,
@@ -40,12 +44,13 @@ class HistoPrepPipeline(DiffusionPipeline):
         scaling: dict[str, Any] | None = None,
         image_range: str | None = None,
         sampling: dict[str, Any] | None = None,
+        scheduler: Any = None,
     ) -> None:
         # diffusers takes arguments without a default for networks; model_index.json has them all.
         super().__init__()
         self._codec: Codec | None = None
         itself: Any = self  # untyped in diffusers
-        itself.register_modules(vae=vae, unet=unet)
+        itself.register_modules(vae=vae, unet=unet, scheduler=scheduler)
         itself.register_to_config(
             objective=objective, scaling=scaling, image_range=image_range, sampling=sampling
         )

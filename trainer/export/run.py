@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.engine.checkpoints import load_run_config
 from trainer.errors import UsageError
+from trainer.recipes.diffmic_config import Config as ClassifierConfig
 from trainer.recipes.ldm_config import Config as LdmConfig
 from trainer.recipes.segmenter import Config as SegmenterConfig
 
@@ -34,9 +35,13 @@ def export_run(run: Path, out: Path, *, codec: str | None = None) -> list[Path]:
         from trainer.export.program import export_segmenter
 
         return [out / "README.md", export_segmenter(run, out, config)]
+    if isinstance(config, ClassifierConfig):
+        from trainer.export.program import export_classifier
+
+        return [out / "README.md", export_classifier(run, out, config)]
     raise UsageError(
         "runs of this recipe have no export",
         path=run,
         seen=config.recipe,
-        expected="ldm or segmenter",
+        expected="ldm, segmenter or diffmic",
     )

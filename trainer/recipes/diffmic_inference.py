@@ -11,9 +11,10 @@ from torch import Tensor
 
 from trainer.diffusion.label_diffusion import (
     DIAGONAL_STARTS,
+    draw_start,
     interpolate_map,
     point_layout,
-    start_map,
+    start_from,
 )
 from trainer.diffusion.label_schedule import alpha_bars, denoise_labels
 from trainer.models.guidance_classifier import Guidance, GuidanceClassifier
@@ -127,12 +128,52 @@ def classify(
     `generator` (of the CPU) gives the starts. `shortcut` evaluates only distinct points where that
     is exact.
     """
+    distinct = shortcut and uses_distinct_points(denoiser, diffusion)
+    draws = draw_starts(diffusion, len(images), classifier.num_classes, generator, distinct)
+    return classify_from(classifier, denoiser, images, diffusion, draws, distinct=distinct)
+
+
+def draw_starts(
+    diffusion: Diffusion,
+    num_images: int,
+    num_classes: int,
+    generator: torch.Generator,
+    distinct: bool,
+) -> Tensor:
+    """Return what is drawn for the starts of all denoisings, float32 [samples, images, classes, h,
+    w]; `distinct` as in `point_layout`.
+    """
+    shares, _ = point_layout(diffusion.num_points, distinct=distinct)
+    size = (num_images, num_classes)
+    return torch.stack(
+        [draw_start(diffusion.start, size, shares, generator) for _ in range(diffusion.num_samples)]
+    )
+
+
+def classify_from(
+    classifier: GuidanceClassifier,
+    denoiser: LabelDenoiser,
+    images: Tensor,
+    diffusion: Diffusion,
+    draws: Tensor,
+    *,
+    distinct: bool,
+) -> Classified:
+    """Return the classification of images [B, 3, H, W] in [-1, 1] for drawn starts: a function
+    without randomness of its own, which torch.export can follow.
+
+    Args:
+        classifier: Of the guidance, in evaluation mode.
+        denoiser: Of the labels, in evaluation mode.
+        images: float32 [B, 3, H, W].
+        diffusion: How labels are denoised.
+        draws: As `draw_starts` returns them.
+        distinct: As in `point_layout`.
+    """
     normalised = normalise_images(images)
     guidance = classifier(normalised)
     features = denoiser.encode(normalised, guidance.crops)
-    shares, weights = point_layout(
-        diffusion.num_points, distinct=shortcut and uses_distinct_points(denoiser, diffusion)
-    )
+    shares, weights = point_layout(diffusion.num_points, distinct=distinct)
     guidance_map = interpolate_map(*guidance_vectors(guidance, diffusion.guidance), shares)
     levels, weights = alpha_bars(diffusion.num_train_timesteps), weights.to(guidance_map)
 
@@ -140,18 +181,17 @@ def classify(
         return denoiser.predict(
             noisy,
             guidance_map,
-            torch.full((len(noisy), 1, 1), timestep, device=noisy.device),
+            torch.full((noisy.shape[0], 1, 1), timestep, device=noisy.device),
             features,
         )
 
     samples: list[Tensor] = []
     first_path: tuple[Tensor, ...] = ()
-    for number in range(diffusion.num_samples):
-        start = start_map(diffusion.start, guidance_map, shares, generator)
+    for number, drawn in enumerate(draws):
         path = tuple(
             denoise_labels(
                 predict,
-                start,
+                start_from(diffusion.start, drawn.to(guidance_map), guidance_map),
                 levels,
                 diffusion.num_inference_steps,
                 prediction_type=diffusion.prediction_type,
