@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
 from histoprep.errors import IntegrityError, UsageError
+from trainer.evaluation.features import open_sight
 from trainer.models.efficientnet_lite import EfficientNetLite0Trunk, SamePadConv2d
 from trainer.models.resnet import ResNet18Trunk, SmallTrunk
 from trainer.models.trunks import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     TRUNKS,
     build_trunk,
     load_trunk_weights,
@@ -45,6 +50,71 @@ def test_sizes_and_shapes(name):
 def test_an_unknown_trunk_is_refused():
     with pytest.raises(UsageError, match="no such trunk"):
         build_trunk("resnet999")
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "hub:owner/name"])
+def test_trunks_of_timm_without_timm_say_how_to_install_it(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UsageError) as caught:
+        build_trunk(name)
+    assert name in caught.value.what and "timm" in caught.value.what
+    assert ".[timm]" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="timm"):
+        open_sight("hub:owner/name", device="cpu")
+
+
+def test_a_timm_that_does_not_load_is_said(tmp_path, monkeypatch):
+    (tmp_path / "timm.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(UsageError, match="torchvision::nms") as caught:
+        build_trunk("timm:resnet18")
+    assert torch.__version__ in caught.value.what
+    assert "torchvision" in str(caught.value.hint)
+
+
+def test_published_weights_are_those_of_trunks_of_timm():
+    with pytest.raises(UsageError, match="no published weights"):
+        load_trunk_weights(build_trunk("small"), "published")
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("resnet18", 64), ("vit_tiny_patch16_224", 224), ("convnext_atto", 64)],
+)
+def test_networks_of_timm_are_trunks(name, side, tmp_path):
+    timm = pytest.importorskip("timm", exc_type=ImportError)
+    trunk = build_trunk(f"timm:{name}").eval()
+    images = normalise_images(torch.rand(2, 3, side, side) * 2 - 1)
+    with torch.no_grad():
+        found = trunk(images)
+    cells = side // trunk.stride
+    assert found.shape == (2, trunk.num_features, cells, cells)
+    # Weights that timm saved, and the numbers that its network gives then.
+    saved = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(saved.state_dict(), path)
+    assert str(path) in str(load_trunk_weights(trunk, str(path)))
+    config = saved.pretrained_cfg
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    pixels = images * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    pixels = pixels + torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = saved.forward_features((pixels - mean) / std)
+        if expected.ndim == 3:  # tokens, the first one that of the class
+            expected = expected[:, 1:].transpose(1, 2).reshape(found.shape)
+        torch.testing.assert_close(trunk(images), expected)
+    # Another size than that of the training.
+    assert trunk(images[..., :32, :32]).shape[-1] == 32 // trunk.stride
+
+
+def test_an_unknown_network_of_timm_is_named():
+    pytest.importorskip("timm", exc_type=ImportError)
+    with pytest.raises(UsageError, match="timm:no_such_network") as caught:
+        build_trunk("timm:no_such_network")
+    assert "list_models" in str(caught.value.expected)
 
 
 def test_resnet_has_the_usual_names():

