@@ -118,7 +118,11 @@ def draw_start(
     return torch.randn(*size, *shares.shape, generator=generator)
 
 
-def start_from(kind: str, drawn: Tensor, guidance: Tensor) -> Tensor:
+def start_from(
+    kind: str,
+    drawn: Float[Tensor, "batch classes height width"],
+    guidance: Float[Tensor, "batch classes height width"],
+) -> Float[Tensor, "batch classes height width"]:
     """Return the start [batch, classes, h, w] for what was drawn and the guidance map."""
     return guidance + drawn if kind == "guided" else drawn
 
