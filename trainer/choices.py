@@ -21,7 +21,7 @@ OnNonfinite = Literal["stop", "skip"]
 """What becomes of a step whose loss is NaN or infinite."""
 ScalingMethod = Literal["measured", "codec"]
 """Where the scaling of latents comes from."""
-PredictionType = Literal["epsilon", "v", "flow"]
+PredictionType = Literal["epsilon", "v", "flow", "mean_flow"]
 """What the network predicts."""
 LossKind = Literal["l1", "l2"]
 """How far a prediction is from its target."""

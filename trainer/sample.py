@@ -165,6 +165,14 @@ def check_masks(
             seen=options.guidance_scale,
             expected="a finite one, such as 2",
         )
+    objective = generator.objective
+    most = objective.max_guidance
+    if objective.prediction_type == "mean_flow" and not 1 <= options.guidance_scale <= most:
+        raise UsageError(
+            "this model was not trained with such a guidance scale",
+            seen=options.guidance_scale,
+            expected=f"1 to {most:g}",
+        )
     interval = options.guidance_interval
     if interval is not None and not 0 <= interval[0] <= interval[1]:
         raise UsageError(

@@ -61,7 +61,24 @@ def guided(model: MaskDenoiser, mask: Num[Tensor, "batch ..."], guidance_scale: 
         mask: The condition: masks, class ids [batch, 1, H, W], or whatever else the model takes.
         guidance_scale: 0 is unconditional, 1 conditional, more exaggerates the condition. 1 and 0
             need one of the two predictions only and cost half as much.
+
+    Times [batch, 2], those of an interval, go to the network together with the scale, [batch, 3].
     """
+    usual = _guide_by_null(model, mask, guidance_scale)
+    average = _conditioned(model, mask, None)
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        if t.ndim == 1:
+            return usual(x, t)
+        # The network of mean_flow is told the scale, and knows what guidance does.
+        return average(x, torch.cat((t, torch.full_like(t[:, :1], guidance_scale)), dim=1))
+
+    return denoise
+
+
+def _guide_by_null(
+    model: MaskDenoiser, mask: Num[Tensor, "batch ..."], guidance_scale: float
+) -> Denoise:
     everything = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
     if guidance_scale == 1:
         return _conditioned(model, mask, None)

@@ -1,13 +1,14 @@
 """What a denoiser is trained to predict: noise, velocity or flow; how its error is measured and
 weighted.
 
-All three are one image: noisy = signal * clean + sigma * noise, with (signal, sigma) a function
+All of them are one image: noisy = signal * clean + sigma * noise, with (signal, sigma) a function
 of the timestep.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Float32, Num
@@ -27,6 +28,10 @@ class Objective:
     [0, 1], 0 clean and 1 all noise, and `schedule` gives their number only. `min_snr_gamma` is null
     for a plain mean. Flow times are drawn logit-normal with `flow_mean`, `flow_std`, and shifted by
     `flow_shift`, in training as in sampling: above 1 towards noise, as larger images need.
+
+    mean_flow is flow whose network predicts the average velocity over an interval of times; see
+    `trainer.diffusion.mean_flow`. `interval_share` of the samples have an interval of some length,
+    and guidance goes up to `max_guidance`.
     """
 
     prediction_type: PredictionType = "epsilon"
@@ -36,26 +41,30 @@ class Objective:
     flow_mean: float = 0.0
     flow_std: float = 1.0
     flow_shift: float = 1.0
+    interval_share: float = 0.5
+    max_guidance: float = 4.0
 
     def __post_init__(self) -> None:
         """Raise ValueError for an objective that does not exist."""
-        if self.prediction_type not in ("epsilon", "v", "flow"):
-            raise ValueError(
-                f"prediction_type is {self.prediction_type!r}; epsilon, v or flow expected"
-            )
+        if self.prediction_type not in get_args(PredictionType):
+            expected = ", ".join(get_args(PredictionType))
+            raise ValueError(f"prediction_type is {self.prediction_type!r}; {expected} expected")
         if self.loss not in ("l1", "l2"):
             raise ValueError(f"loss is {self.loss!r}; l1 or l2 expected")
-        if self.flow_shift <= 0 or (self.flow_shift != 1 and self.prediction_type != "flow"):
+        if self.flow_shift <= 0 or (self.flow_shift != 1 and not self.is_flow):
             raise ValueError(
                 f"flow_shift is {self.flow_shift}; above 0 expected, and 1 unless with flow"
             )
-        if self.min_snr_gamma is not None and (
-            self.min_snr_gamma <= 0 or self.prediction_type == "flow"
-        ):
+        if self.min_snr_gamma is not None and (self.min_snr_gamma <= 0 or self.is_flow):
             raise ValueError(
                 f"min_snr_gamma is {self.min_snr_gamma}; a number above 0 expected, with epsilon or"
                 " v only"
             )
+
+    @property
+    def is_flow(self) -> bool:
+        """Return whether timesteps are times of a flow, in [0, 1]."""
+        return self.prediction_type in ("flow", "mean_flow")
 
     def timesteps_from_uniform(self, u: Float[Tensor, " batch"]) -> Num[Tensor, " batch"]:
         """Return timesteps [batch] for numbers `u` [batch] that are uniform in [0, 1).
@@ -64,7 +73,7 @@ class Objective:
         quantile of the normal distribution at u), shifted; source: Esser et al. 2024, arXiv
         2403.03206, equation 19.
         """
-        if self.prediction_type != "flow":
+        if not self.is_flow:
             last = self.schedule.num_train_timesteps - 1
             return (u.double() * self.schedule.num_train_timesteps).long().clamp(0, last)
         quantiles = torch.special.ndtri(u.double().clamp(_SMALLEST_SHARE, 1 - _SMALLEST_SHARE))
@@ -84,7 +93,7 @@ class Objective:
         """Return the time input of the network at timesteps `t`: they themselves, or flow times on
         the same scale, 0 to num_train_timesteps.
         """
-        return t * self.schedule.num_train_timesteps if self.prediction_type == "flow" else t
+        return t * self.schedule.num_train_timesteps if self.is_flow else t
 
     def signal_and_sigma(
         self, t: Num[Tensor, " batch"]
@@ -92,7 +101,7 @@ class Objective:
         """Return how much signal and noise there is at timesteps `t` [batch], as float32 [batch, 1,
         1, 1] each.
         """
-        if self.prediction_type == "flow":
+        if self.is_flow:
             time = t.float().view(-1, 1, 1, 1)
             return 1 - time, time
         alpha_bar = self.schedule.alpha_bars(t.device)[t].view(-1, 1, 1, 1)
@@ -123,7 +132,7 @@ class Objective:
         """
         if self.prediction_type == "epsilon":
             return noise
-        if self.prediction_type == "flow":
+        if self.is_flow:
             return noise - clean
         signal, sigma = self.signal_and_sigma(t)
         return signal * noise - sigma * clean
@@ -140,11 +149,7 @@ class Objective:
         signal, sigma = self.signal_and_sigma(t)
         if self.prediction_type == "epsilon":
             return (noisy - sigma * output) / signal
-        return (
-            noisy - sigma * output
-            if self.prediction_type == "flow"
-            else signal * noisy - sigma * output
-        )
+        return noisy - sigma * output if self.is_flow else signal * noisy - sigma * output
 
     def loss_weight(self, t: Num[Tensor, " batch"]) -> Float32[Tensor, " batch"]:
         """Return the weight of each sample's loss, float32 [batch]: ones, or min-SNR.

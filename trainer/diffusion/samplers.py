@@ -18,7 +18,12 @@ from trainer.choices import SolverKind, Spacing
 from trainer.diffusion.guidance import Denoise
 from trainer.diffusion.objectives import Objective
 
-SOLVERS = {"epsilon": ("dpm++", "ddim"), "v": ("dpm++", "ddim"), "flow": ("dpm++", "euler", "heun")}
+SOLVERS = {
+    "epsilon": ("dpm++", "ddim"),
+    "v": ("dpm++", "ddim"),
+    "flow": ("dpm++", "euler", "heun"),
+    "mean_flow": ("euler",),
+}
 # log(signal / sigma) below which a predicted noise says nothing about the clean latents: Lu et al.
 # 2022, arXiv 2211.01095, and
 # the value that diffusers names for the cosine schedule.
@@ -37,7 +42,8 @@ class Solver:
     dpm++: second-order multistep DPM-Solver++. ddim: eta 0 is deterministic, eta 1 ancestral; its
     number of steps divides the number of training timesteps, and very many steps leave out the
     first few, at which the noise carries no information. euler, heun: for flow; heun calls the
-    network 2 n - 1 times.
+    network 2 n - 1 times. euler is exact for mean_flow, whose network gives the way of a whole
+    step.
 
     `spacing`: steps of equal time, or, with dpm++, of equal log(signal / sigma), which is better
     with few steps: ten or so for flow, 25 on a noise schedule.
@@ -62,7 +68,7 @@ class Solver:
         # Two steps at one timestep would divide by zero.
         most = (
             _first_timestep(objective)
-            if self.kind == "dpm++" and objective.prediction_type != "flow"
+            if self.kind == "dpm++" and not objective.is_flow
             else num_train
         )
         if not 1 <= self.num_inference_steps <= most:
@@ -139,7 +145,8 @@ def sample(
     2022, arXiv 2201.09865, equation 8.
 
     Args:
-        denoise: The network, guidance included: (x, t) -> prediction.
+        denoise: The network, guidance included: (x, t) -> prediction; for mean_flow t is [batch,
+            2]: the time, and that which the step leads to.
         noise: Unit variance, [batch, channels, height, width].
         objective: What the network predicts.
         solver: The solver and its number of steps.
@@ -163,8 +170,12 @@ def sample(
             (len(x),),
             evaluation.time,
             device=x.device,
-            dtype=torch.float32 if objective.prediction_type == "flow" else torch.int64,
+            dtype=torch.float32 if objective.is_flow else torch.int64,
         )
+        if objective.prediction_type == "mean_flow":
+            following = evaluations[index + 1 : index + 2]
+            end = torch.full_like(t, following[0].time if following else 0.0)
+            t = torch.stack((t, end), dim=1)
         network = denoise if elsewhere is None or elsewhere.holds(evaluation) else elsewhere.denoise
         output = network(x, t).to(x.dtype)
         more = (
@@ -251,7 +262,7 @@ def _multistep_by_log_snr(objective: Objective, num_steps: int) -> tuple[Any, li
     """The same with steps of equal log(signal / sigma), section 3.3 of the source."""
     scheduler = _multistep_scheduler(objective)
     least, largest = _LOG_RATIOS
-    if objective.prediction_type == "flow":
+    if objective.is_flow:
         scheduler.set_timesteps(num_steps)
         ratios = torch.linspace(least, largest, num_steps, dtype=torch.float64)
         times = torch.sigmoid(-ratios)
@@ -275,7 +286,7 @@ def _multistep_by_log_snr(objective: Objective, num_steps: int) -> tuple[Any, li
 def _multistep_scheduler(objective: Objective) -> Any:
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    flow = objective.prediction_type == "flow"
+    flow = objective.is_flow
     return DPMSolverMultistepScheduler(
         **objective.schedule.scheduler_arguments,
         prediction_type=_PREDICTION_TYPES[objective.prediction_type],
@@ -289,7 +300,7 @@ def _multistep_scheduler(objective: Objective) -> Any:
 
 def _multistep_evaluations(objective: Objective, scheduler: Any) -> list[_Evaluation]:
     scheduler.set_begin_index(0)
-    if objective.prediction_type != "flow":
+    if not objective.is_flow:
         return _at_timesteps(objective, scheduler.timesteps)
     # The scheduler's timesteps are cut to whole numbers; its sigmas are exact.
     return [

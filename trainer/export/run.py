@@ -27,6 +27,12 @@ def export_run(run: Path, out: Path, *, codec: str | None = None) -> list[Path]:
     if out.exists() and any(out.iterdir()):
         raise UsageError("the folder of an export must be new", path=out, hint="name another --out")
     if isinstance(config, LdmConfig):
+        if config.diffusion.prediction_type == "mean_flow":
+            raise UsageError(
+                "models of the prediction type mean_flow have no export yet",
+                path=run,
+                expected="epsilon, v or flow",
+            )
         from trainer.export.diffusers_folder import export_generator
 
         export_generator(run, out, config, codec=codec)

@@ -36,6 +36,8 @@ class Diffusion(Section):
     flow_mean: float = 0.0
     flow_std: Annotated[float, Field(gt=0)] = 1.0
     flow_shift: Annotated[float, Field(gt=0)] = 1.0
+    interval_share: Share = 0.5
+    max_guidance: Annotated[float, Field(ge=1)] = 4.0
 
 
 class StreamShares(Section):

@@ -262,7 +262,8 @@ def _encode(config: Config, tiles: TileSource, folder: Path, reporter: Reporter)
 
 @dataclass
 class DroppingDataset:
-    """A latent dataset whose batches say who loses the condition: `drop`, bool [batch].
+    """A latent dataset whose batches say who loses the condition: `drop`, bool [batch]; and
+    `interval`, three more uniform numbers a sample, if `intervals` is set.
 
     Always for the unconditional stream (`unconditional`, its numbers), and for others with the
     probability `extra`, drawn by position.
@@ -271,6 +272,7 @@ class DroppingDataset:
     inner: LatentDataset
     unconditional: tuple[int, ...]
     extra: float
+    intervals: bool = False
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the samples of `positions` with `drop`."""
@@ -279,6 +281,9 @@ class DroppingDataset:
         batch["drop"] = torch.from_numpy(
             drawn | np.isin(batch["stream"].numpy(), self.unconditional)
         )
+        if self.intervals:
+            drawn = keyed_uniforms(self.inner.seed, positions, "interval", 3)
+            batch["interval"] = torch.from_numpy(drawn.astype(np.float32))
         return batch
 
 
@@ -292,7 +297,8 @@ def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> D
         index for index, stream in enumerate(streams.streams) if stream.class_id is None
     )
     extra = max(extra_drop(streams, config.streams.cond_drop_prob), config.streams.drop_conditional)
-    return DroppingDataset(inner, unconditional, extra)
+    intervals = config.diffusion.prediction_type == "mean_flow"
+    return DroppingDataset(inner, unconditional, extra, intervals)
 
 
 def describe_streams(config: Config, tiles: TileSource) -> list[Mapping[str, Any]]:

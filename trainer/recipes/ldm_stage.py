@@ -14,6 +14,13 @@ from histoprep.shards import TileSource
 from trainer.data.latent_dataset import LatentDataset
 from trainer.data.latents import LatentSet
 from trainer.data.transforms import to_uint8
+from trainer.diffusion.mean_flow import (
+    Intervals,
+    Predict,
+    average_target,
+    draw_intervals,
+    guided_velocity,
+)
 from trainer.diffusion.objectives import Objective
 from trainer.diffusion.samplers import Solver
 from trainer.diffusion.schedule import NoiseSchedule
@@ -57,6 +64,8 @@ def objective_of(diffusion: Diffusion) -> Objective:
             diffusion.flow_mean,
             diffusion.flow_std,
             diffusion.flow_shift,
+            diffusion.interval_share,
+            diffusion.max_guidance,
         )
     except ValueError as error:
         raise ConfigError(f"diffusion: {error}") from error
@@ -76,6 +85,7 @@ class LdmStage:
         self.objective = objective_of(config.diffusion)
         self.denoiser: Denoiser = build_denoiser(config, tiles.label_map, latents.shape[0])
         check_image_size(config, self.denoiser, latents.factor)
+        _check_interval(self.denoiser, self.objective)
         self.module: nn.Module = self.denoiser
         self._dataset = training_dataset(config, tiles, latents)
         self._placement = self._dataset.inner.placement
@@ -193,11 +203,13 @@ class LdmStage:
 
     def _losses(self, module: nn.Module, batch: dict[str, Tensor], drop: Tensor) -> Tensor:
         clean, noise = batch["latents"], batch["noise"]
-        t = self.objective.timesteps_from_uniform(batch["u"])
-        noisy = self.objective.noised(clean, noise, t)
         mask = batch["mask"][:, None]
         if self.tiles.label_map.ignore:
             mask = without_ignored(mask, self.denoiser.num_classes)
+        if self.objective.prediction_type == "mean_flow":
+            return average_losses(module, self.objective, clean, noise, batch, mask, drop)
+        t = self.objective.timesteps_from_uniform(batch["u"])
+        noisy = self.objective.noised(clean, noise, t)
         output = module(noisy, self.objective.model_time(t), mask, drop)
         return self.objective.per_sample_loss(
             output, self.objective.training_target(clean, noise, t), t
@@ -215,6 +227,74 @@ def sampling_options_of(sampling: Sampling, seed: int) -> SamplingOptions:
         seed,
         sampling.guidance_interval,
     )
+
+
+def average_losses(
+    module: nn.Module,
+    objective: Objective,
+    clean: Tensor,
+    noise: Tensor,
+    batch: Mapping[str, Tensor],
+    mask: Tensor,
+    drop: Tensor,
+) -> Tensor:
+    """Return the loss of each sample for mean_flow, float32 [batch].
+
+    Args:
+        module: The denoiser, which may be wrapped.
+        objective: A mean_flow.
+        clean: Normalised latents [batch, channels, height, width].
+        noise: Standard normal numbers of that shape.
+        batch: `u` [batch], and `interval` [batch, 3]: uniform numbers. Without `interval` the
+            interval has no length, and there is no guidance: the loss of a flow.
+        mask: Class ids [batch, 1, H, W].
+        drop: The samples without condition, bool [batch].
+    """
+    scale = objective.schedule.num_train_timesteps
+
+    def predict_with(network: Any, dropped: Tensor) -> Predict:
+        return lambda x, t, r, guidance: network(
+            x, torch.stack((scale * t, scale * r, guidance), dim=1), mask, dropped
+        )
+
+    u = batch["u"]
+    if "interval" not in batch:
+        t = objective.timesteps_from_uniform(u)
+        intervals, target = Intervals(t, t, torch.ones_like(t)), noise - clean
+        noisy = objective.noised(clean, noise, t)
+    else:
+        intervals = draw_intervals(objective, torch.cat((u[:, None], batch["interval"]), dim=1))
+        guidance = torch.where(drop, 1.0, intervals.guidance)
+        intervals = intervals._replace(guidance=guidance)
+        noisy = objective.noised(clean, noise, intervals.t)
+        # Wrappers for several devices and compilation know no forward-mode derivatives.
+        network = unwrapped(module)
+        predict = predict_with(network, drop)
+        predict_null = predict_with(network, torch.ones_like(drop))
+        velocity, own = guided_velocity(
+            predict, predict_null, noisy, noise - clean, intervals, drop
+        )
+        target = average_target(predict, noisy, velocity, own, intervals)
+    output = predict_with(module, drop)(noisy, *intervals)
+    return objective.per_sample_loss(output, target, intervals.t)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the denoiser inside of wrappers for training and compilation."""
+    inner: Any = module
+    while not isinstance(inner, Denoiser):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    return inner
+
+
+def _check_interval(denoiser: Denoiser, objective: Objective) -> None:
+    if objective.prediction_type == "mean_flow" and not denoiser.takes_interval:
+        raise ConfigError(
+            "mean_flow needs a denoiser that takes intervals of times",
+            seen="model without intervals",
+            expected="mask-unet with model.interval=true",
+            hint="--set model.interval=true",
+        )
 
 
 def _codec_of(config: Config, latents: LatentSet) -> Codec | None:

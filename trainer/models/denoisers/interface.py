@@ -22,6 +22,7 @@ class Denoiser(nn.Module, ABC):
         halo: How many latents around a tile its prediction depends on at most, a multiple of
             `stride`, so that large images can be computed in tiles; None for a prediction that
             depends on the whole image.
+        takes_interval: Whether it can predict averages over intervals of times (mean_flow).
         first_class: Parameters whose class tables do not begin at 0, and where they do: what a run
             that continues another one with other classes needs to know.
     """
@@ -31,12 +32,13 @@ class Denoiser(nn.Module, ABC):
     channels: int
     stride: int
     halo: int | None = None
+    takes_interval: bool = False
 
     @abstractmethod
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
-        t: Num[Tensor, " batch"],
+        t: Num[Tensor, " batch *interval"],
         mask: Integer[Tensor, "batch 1 height_px width_px"],
         drop: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
@@ -44,7 +46,9 @@ class Denoiser(nn.Module, ABC):
 
         Args:
             x: Noisy latents, float [batch, channels, h, w].
-            t: Timesteps [batch], whole or fractional, from 0 up to num_train_timesteps - 1.
+            t: Timesteps [batch], whole or fractional, from 0 up to num_train_timesteps - 1. A
+                network that `takes_interval` also takes [batch, 3]: the time, the end of an
+                interval of times below it, and the guidance scale.
             mask: Class ids at the resolution of the image, uint8 or int64 [batch, 1, H, W], with H
                 and W the same whole multiple of h and w. A network that wants them at the
                 resolution of the latents averages them with `masks.class_fractions`.

@@ -8,6 +8,7 @@ of a large image and the whole image agree to rounding beyond `MaskUNet.halo`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,6 +37,8 @@ class Config(DenoiserConfig):
         block_per_layer: Blocks in each stage, on the way down and on the way up.
         unlabelled: What pixels of class 0 are. null: the guidance null, so that a tile without
             labels is an unconditional one; class: a class like the others.
+        interval: Whether the network is told an interval of times and the guidance scale, too, as
+            the prediction type mean_flow needs.
     """
 
     name: Literal["mask-unet"] = "mask-unet"
@@ -43,6 +46,7 @@ class Config(DenoiserConfig):
     dim_mults: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
     block_per_layer: Positive = 2
     unlabelled: Unlabelled = "null"
+    interval: bool = False
 
     def build(self, num_classes: int, channels: int) -> MaskUNet:
         """Return the network; see `DenoiserConfig.build`."""
@@ -122,6 +126,41 @@ class Block(nn.Module):
         return result
 
 
+class IntervalEmbedding(nn.Module):
+    """An MLP on a time, the length of the interval below it, and a guidance scale.
+
+    Slow waves only: what is learned has the derivative by time in it, which fast ones would make
+    large.
+    """
+
+    _NUM_WAVES = 8
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3 * (2 * self._NUM_WAVES + 1), 4 * width),
+            nn.SiLU(),
+            nn.Linear(4 * width, 4 * width),
+        )
+
+    def forward(self, t: Num[Tensor, " batch *interval"]) -> Float[Tensor, "batch features"]:
+        """Return [batch, 4 width].
+
+        Args:
+            t: Times on a scale of 0 to 1000, [batch]; or [batch, 3]: time, end of the interval,
+                guidance scale. Times alone have an interval of no length and scale 1.
+        """
+        if t.ndim == 1:
+            t = torch.stack((t, t, torch.ones_like(t)), dim=1)
+        time, end, guidance = t.to(next(self.parameters()).dtype).unbind(1)
+        numbers = torch.stack((time / 1000, (time - end) / 1000, 1 - 1 / guidance), dim=1)
+        waves = torch.arange(1, self._NUM_WAVES + 1, device=t.device) * (math.pi / 2)
+        angles = numbers[:, :, None] * waves
+        parts = (numbers[:, :, None], angles.sin(), angles.cos())
+        result: Tensor = self.layers(torch.cat(parts, dim=2).flatten(1))
+        return result
+
+
 class MaskUNet(Denoiser):
     """The denoiser mask-unet: 174,178,308 parameters at 5 classes with the default configuration.
 
@@ -140,7 +179,8 @@ class MaskUNet(Denoiser):
         dim = config.dim
         widths = [dim * mult for mult in config.dim_mults]
         steps = list(pairwise(widths))
-        self.time = TimeEmbedding(dim)
+        self.takes_interval = config.interval
+        self.time: nn.Module = IntervalEmbedding(dim) if config.interval else TimeEmbedding(dim)
         self.first = nn.Conv2d(channels + num_classes + 1, dim, 3, padding=1)
         self.downs = nn.ModuleList(self._stage(width, width) for width in widths)
         self.shrinks = nn.ModuleList(nn.Conv2d(*step, 2, stride=2) for step in steps)
@@ -188,7 +228,7 @@ class MaskUNet(Denoiser):
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
-        t: Num[Tensor, " batch"],
+        t: Num[Tensor, " batch *interval"],
         mask: Integer[Tensor, "batch 1 height_px width_px"],
         drop: Bool[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
@@ -252,7 +292,7 @@ class MaskUNet(Denoiser):
     def denoise(
         self,
         x: Float[Tensor, "batch channels height width"],
-        t: Num[Tensor, " batch"],
+        t: Num[Tensor, " batch *interval"],
         condition: Condition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction [batch, channels, h, w] for noisy latents under a condition made by
