@@ -7,8 +7,8 @@ generated as there are real ones, and measured as `trainer test` does: means ove
 masks that share no slide, of one half against as many generated masks; the floor is that of the two
 halves. "Kept" are real masks on the cells of the model. Shares of all: class shares of all
 generated masks against those of all training masks; shares of each: those of a mask against those
-that it was to have, L1, mean over masks. Beside them the same masks with their cells shuffled, as a
-control that must fail.
+that it was to have, L1, mean over masks. Each at two scales of guidance. Beside them the same masks
+with their cells shuffled, as a control that must fail.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from trainer.sampling.layouts import MaskGenerator, list_generated
 
 NUM_TILES, TILE_PX, CELL_PX = 320, 128, 8
 NUM_MASKS = 320
+SCALES = (1.0, 2.0)
 
 
 def make_tiles(folder: Path) -> Path:
@@ -63,6 +65,7 @@ def train(manifest: Path, out: Path, seed: int, steps: int) -> Path:
             f"duration.steps={steps}",
             f"seed={seed}",
             "every.images=null",
+            "sampling.guidance_scale=1",
         ],
     )
     return fit(config).run
@@ -112,16 +115,19 @@ def measure(folder: Path, num_seeds: int, steps: int) -> Iterator[str]:
         place = train(manifest, folder / f"masks-{seed}", seed, steps)
         config = load_config(file=place / "config.yml")
         assert isinstance(config, Config)
-        masks, wanted = read_generated(load_mask_generator(place, seed=seed))
-        strange += int((~np.isin(masks, [cls.id for cls in tiles.label_map.classes])).sum())
-        shares = mean_shares(masks, num_classes)
-        scores = score(masks)
-        extra = [
-            f"{np.abs(shares.mean(axis=0) - own).sum():.3f}",
-            f"{np.abs(shares - wanted).sum(axis=1).mean():.3f}",
-        ]
-        lines.append(row_of(f"generated, seed {seed}", scores, extra))
-        print(lines[-1], file=sys.stderr, flush=True)
+        generator = load_mask_generator(place, seed=seed)
+        for scale in SCALES:
+            options = replace(generator.options, guidance_scale=scale)
+            masks, wanted = read_generated(replace(generator, options=options))
+            strange += int((~np.isin(masks, [cls.id for cls in tiles.label_map.classes])).sum())
+            shares = mean_shares(masks, num_classes)
+            scores = score(masks)
+            extra = [
+                f"{np.abs(shares.mean(axis=0) - own).sum():.3f}",
+                f"{np.abs(shares - wanted).sum(axis=1).mean():.3f}",
+            ]
+            lines.append(row_of(f"guidance {scale:g}, seed {seed}", scores, extra))
+            print(lines[-1], file=sys.stderr, flush=True)
         if not floors:
             cells = [
                 f"{part.floor:.3f} (to {part.floor_high:.3f})" for part in scores.measures.values()

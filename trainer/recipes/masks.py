@@ -60,7 +60,7 @@ class Config(RunConfig):
     model: mask_unet.Config = mask_unet.Config(dim=128)
     drop_shares: Annotated[float, Field(ge=0, lt=1)] = 0.1
     diffusion: Diffusion = Diffusion(prediction_type="flow")
-    sampling: Sampling = Sampling(guidance_scale=1.0)
+    sampling: Sampling = Sampling(guidance_scale=2.0)
     validation: Validation = Validation()
 
     @model_validator(mode="after")
