@@ -169,13 +169,13 @@ def test_a_network_learns_to_go_nearly_all_the_way_in_one_step() -> None:
         loss.backward()
         optimiser.step()
         schedule.step()
-    noise, one = normals(512, 10**6), torch.ones(512)
+    noise, ones = normals(512, 10**6), torch.ones(512)
 
     def error(denoise: Any) -> float:
         found = sample(denoise, noise, objective, Solver("euler", 1))
         return float((found - MEAN - STD * noise).square().mean().sqrt())
 
-    learned = error(lambda x, t: network(x, t[:, 0] / 1000, t[:, 1] / 1000, one))
+    learned = error(lambda x, t: network(x, t[:, 0] / 1000, t[:, 1] / 1000, ones))
     # A step along the exact velocity leads to the mean, whatever the noise.
     assert error(lambda x, t: exact_velocity(x, t[:, 0] / 1000)) > 1
     assert learned < 0.12

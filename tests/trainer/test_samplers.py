@@ -19,7 +19,10 @@ torch.set_num_threads(1)
 
 STD = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64).view(1, 3, 1, 1)
 MEAN = torch.tensor([2.0, -1.5, 0.0], dtype=torch.float64).view(1, 3, 1, 1)
-PAIRS = [(kind, solver) for kind, solvers in SOLVERS.items() for solver in solvers]
+# mean_flow goes all the way in a step: see test_mean_flow.
+PAIRS = [
+    (kind, solver) for kind, solvers in SOLVERS.items() for solver in solvers if kind != "mean_flow"
+]
 
 
 def _levels(objective: Objective, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Bool, Float, Num
+from pydantic import Field
 from torch import Tensor, nn
 
 from trainer.models.denoisers.mask_unet import Condition, Config, MaskUNet
+
+
+class LayoutConfig(Config):
+    """What defines the network: the options of mask-unet."""
+
+    dim: Annotated[int, Field(ge=4, multiple_of=2)] = 128
 
 
 class LayoutUNet(nn.Module):
     """Noisy class scores to a prediction, given the class shares of the whole mask.
 
     Args:
-        config: The options of mask-unet.
+        config: The options of the network.
         num_classes: Channels of the scores, and number of class shares.
     """
 

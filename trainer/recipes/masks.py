@@ -27,8 +27,7 @@ from trainer.data.source import check_tile_sizes, open_run_tiles
 from trainer.engine.checkpoints import RESTORE_RUN, find_checkpoint, load_weights
 from trainer.engine.images import colour_mask, sheet
 from trainer.errors import CheckpointError, ConfigError
-from trainer.models.denoisers import mask_unet
-from trainer.models.layout_unet import LayoutUNet
+from trainer.models.layout_unet import LayoutConfig, LayoutUNet
 from trainer.recipes.ldm_config import Diffusion, Sampling, Validation
 from trainer.recipes.ldm_denoiser import names_by_id
 from trainer.recipes.ldm_stage import objective_of, sampling_options_of, spread_evenly
@@ -51,13 +50,13 @@ class Config(RunConfig):
 
     Attributes:
         cell_px: Pixels a side of a cell, which has one class.
-        model: The options of mask-unet.
+        model: The options of the network.
         drop_shares: How often the class shares are hidden from the network.
     """
 
     recipe: Literal["masks"] = "masks"
     cell_px: Positive = 8
-    model: mask_unet.Config = mask_unet.Config(dim=128)
+    model: LayoutConfig = LayoutConfig()
     drop_shares: Annotated[float, Field(ge=0, lt=1)] = 0.1
     diffusion: Diffusion = Diffusion(prediction_type="flow")
     sampling: Sampling = Sampling(guidance_scale=2.0)
