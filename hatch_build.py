@@ -34,7 +34,9 @@ def compile_library() -> Path | None:
     temporary = _LIBRARY.with_suffix(f".{os.getpid()}.tmp")
     try:
         subprocess.run(
-            [*compiler, *_FLAGS, "-o", str(temporary), *sources], check=True, capture_output=True
+            [*compiler, *_FLAGS, "-o", str(temporary), *sources, "-lm"],
+            check=True,
+            capture_output=True,
         )
         temporary.replace(_LIBRARY)
     except (OSError, subprocess.CalledProcessError) as error:

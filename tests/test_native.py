@@ -22,7 +22,7 @@ from PIL import Image
 
 from histoprep import imageio, native
 from histoprep.imageio import png
-from histoprep.lossy.onsets import find_enlarged
+from histoprep.lossy.onsets import best_offset, find_enlarged
 from histoprep.neighbours.landmarks import NUM_NUMBERS, UNIT, find_landmarks
 from histoprep.neighbours.overlaps import nearest_by_tree
 from histoprep.neighbours.placement import correlates, turned
@@ -305,3 +305,12 @@ def test_an_image_correlates_with_what_it_is_moved_from() -> None:
     for down in range(4, 17):
         found = native.correlates(field, whole[down : down + 50, 12:62], 3, 0.9)
         assert found == (abs(down - 10) <= 3)
+
+
+@given(st.sampled_from((4, 8)), st.integers(0, 2**32 - 1), st.sampled_from((0, 1, 3, 1000)))
+def test_best_offsets_are_the_same(period: int, seed: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    begins, stops = rng.integers(0, most, (2, period), np.int32, endpoint=True)
+    found = native.best_offset(begins, stops)
+    assert found == best_offset(begins, stops)
+    assert native.best_offset(begins.astype(np.int64), stops) is None

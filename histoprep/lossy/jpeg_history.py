@@ -18,6 +18,7 @@ labels are called 0 and 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -180,7 +181,7 @@ def _uneven_blocks(labels: np.ndarray) -> np.ndarray:
     8, 8]; none where a value is above 255.
     """
     rows, columns = (size // BLOCK_PX for size in labels.shape)
-    chosen = np.linspace(0, rows - 1, min(rows, max(1, _MAX_LOOKED // columns))).astype(np.intp)
+    chosen = _spread(rows, min(rows, max(1, _MAX_LOOKED // columns)))
     cut = labels[: rows * BLOCK_PX, : columns * BLOCK_PX].reshape(rows, BLOCK_PX, -1)[chosen]
     if cut.itemsize > 1 and cut.max() > 255:
         return np.zeros((0, BLOCK_PX, BLOCK_PX), np.uint8)
@@ -188,11 +189,17 @@ def _uneven_blocks(labels: np.ndarray) -> np.ndarray:
     lines = np.ascontiguousarray(cut, np.uint8).view(np.uint64)
     row, column = np.nonzero((lines != lines[:, :1]).any(axis=1))
     if len(row) > 2 * _MAX_RENAMED:
-        spread = np.linspace(0, len(row) - 1, 2 * _MAX_RENAMED).astype(np.intp)
+        spread = _spread(len(row), 2 * _MAX_RENAMED)
         row, column = row[spread], column[spread]
     return (
         np.ascontiguousarray(lines[row, :, column]).view(np.uint8).reshape(-1, BLOCK_PX, BLOCK_PX)
     )
+
+
+@lru_cache(maxsize=1024)
+def _spread(length: int, number: int) -> np.ndarray:
+    """Return evenly spread places of so many, the first and last among them, int [number]."""
+    return np.linspace(0, length - 1, number).astype(np.intp)
 
 
 def _renamed(blocks: np.ndarray) -> np.ndarray:

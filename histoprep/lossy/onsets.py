@@ -243,15 +243,27 @@ def _score(rows: AnySteps, columns: AnySteps, period: int) -> BlockGrid:
     """Return how clearly runs end at multiples of `period`, at the offset where they do most."""
     found = []
     for steps in (columns, rows):
-        begins, stops = (ends.tolist() for ends in steps.ends_at(period))
-        least = list(map(min, _deviations(begins), _deviations(stops)))
-        at = least.index(max(least))
-        found.append((least[at], least[0], at, sum(begins) + sum(stops)))
+        begins, stops = steps.ends_at(period)
+        found.append(native.best_offset(begins, stops) or best_offset(begins, stops))
     (down, own, row, fewer), (right, other, column, rest) = found
     score, own_score = min(down, right), min(own, other)
     if own_score >= _OWN_SHARE * score > 0:
         score, row, column = own_score, 0, 0
     return BlockGrid(score, own_score, float(period), row, column, min(fewer, rest))
+
+
+def best_offset(begins: np.ndarray, stops: np.ndarray) -> tuple[float, float, int, int]:
+    """Return, of ends of long runs by offset, the score of the best offset (the weaker of both),
+    that of offset 0, the best offset, and how many ends there are.
+
+    Args:
+        begins: int [period], where a long run gives way to a shorter one.
+        stops: int [period], where one follows a shorter one.
+    """
+    counts = begins.tolist(), stops.tolist()
+    least = list(map(min, *map(_deviations, counts)))
+    at = least.index(max(least))
+    return least[at], least[0], at, sum(map(sum, counts))
 
 
 def _deviations(counts: list[int]) -> list[float]:

@@ -31,6 +31,7 @@ _UNITS_A_PX = 10_000
 # Landmarks are looked up by so many numbers, and by one more where there are many.
 _FEW_AXES, _MANY_LANDMARKS = 3, 150_000
 _LOOKED_UP_AT_ONCE, _PADDING = 4096, 32
+_TwoScores, _TwoNumbers = ctypes.c_double * 2, ctypes.c_int64 * 2
 # Images that are correlated are no wider.
 _WIDEST = 1024
 _NUMBERS = (
@@ -123,6 +124,10 @@ def count_mask(labels: np.ndarray, min_area_px: int) -> MaskCounts | None:
 
 
 def _address(array: Any) -> int:
+    flags = array.flags
+    if flags.writeable and flags.c_contiguous and array.size:
+        # Several times faster than the interface, and every tile needs some twenty.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
     address: int = array.__array_interface__["data"][0]
     return address
 
@@ -143,6 +148,18 @@ def find_enlarged(differs: np.ndarray, ratios: np.ndarray) -> tuple[int, int] | 
         _address(differs), len(differs), _address(ratios), len(ratios), ctypes.byref(offset)
     )
     return None if found < 0 else (found, offset.value)
+
+
+def best_offset(begins: np.ndarray, stops: np.ndarray) -> tuple[float, float, int, int] | None:
+    """Return what `onsets.best_offset` does; None without the library, or for other arrays than
+    those of `MaskCounts`.
+    """
+    functions = _functions()
+    if functions is None or begins.dtype != np.int32:
+        return None
+    scores, numbers = _TwoScores(), _TwoNumbers()
+    functions.best_offset(_address(begins), _address(stops), len(begins), scores, numbers)
+    return scores[0], scores[1], numbers[0], numbers[1]
 
 
 def unfilter(lines: bytes, height: int, width: int) -> np.ndarray | None:
@@ -306,6 +323,7 @@ def _bins_around(side: int, axes: int) -> np.ndarray:
 class _Functions(NamedTuple):
     measure_mask: ctypes._NamedFuncPointer
     find_enlarged: ctypes._NamedFuncPointer
+    best_offset: ctypes._NamedFuncPointer
     unfilter: ctypes._NamedFuncPointer
     shrink: ctypes._NamedFuncPointer
     find_landmarks: ctypes._NamedFuncPointer
@@ -327,6 +345,8 @@ def _functions() -> _Functions | None:
         pointer, whole, whole, whole, pointer, pointer, whole, whole, *[pointer] * 5
     ]  # fmt: skip
     found.find_enlarged.argtypes = [pointer, whole, pointer, whole, pointer]
+    found.best_offset.argtypes = [pointer, pointer, whole, pointer, pointer]
+    found.best_offset.restype = None
     found.unfilter.argtypes = [ctypes.c_char_p, whole, whole, ctypes.c_char_p, pointer]
     found.shrink.argtypes = [pointer, whole, whole, ctypes.c_int64, whole, pointer, pointer]
     found.find_landmarks.argtypes = [

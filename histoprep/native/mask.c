@@ -6,6 +6,7 @@
  * one below (`down`). A window is of one label where no such bit lies inside it, so that erosions
  * are ORs of shifted words of 64 pixels.
  */
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -825,6 +826,37 @@ FAST int histoprep_measure_mask(const uint8_t *labels, int height, int width, in
             position++;
         }
     return OK;
+}
+
+static void deviations_of(const int32_t *counts, int period, int64_t *number, double *found)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < period; i++)
+        sum += counts[i];
+    *number += sum;
+    sum = sum > 1 ? sum : 1;
+    double spread = sqrt((double)(sum * (period - 1)) / (double)(period * period));
+    for (int i = 0; i < period; i++)
+        found[i] = ((double)counts[i] - (double)sum / (double)period) / spread;
+}
+
+/* How many standard deviations ends of long runs are above chance at the offset where the fewer of
+ * both kinds are most: scores of that offset and of offset 0 (`scores`), the offset and the number of
+ * ends (`numbers`). `period` is at most 8. */
+void histoprep_best_offset(const int32_t *begins, const int32_t *stops, int period, double *scores,
+                           int64_t *numbers)
+{
+    double first[BLOCK], second[BLOCK];
+    numbers[0] = numbers[1] = 0;
+    deviations_of(begins, period, numbers + 1, first);
+    deviations_of(stops, period, numbers + 1, second);
+    for (int i = 0; i < period; i++) {
+        first[i] = second[i] < first[i] ? second[i] : first[i];
+        if (first[i] > first[numbers[0]])
+            numbers[0] = i;
+    }
+    scores[0] = first[numbers[0]];
+    scores[1] = first[0];
 }
 
 /* Whether, of a mask enlarged by group / kept, no group of columns (or rows) is broken from some
