@@ -379,18 +379,24 @@ from faults.tasks import describe_process
 from histoprep.durable import locked
 from histoprep.execution import Engine
 from histoprep.execution.workers import own_process
+from rich.console import Console
+from rich.progress import Progress
 
 own_process()
 if sys.argv[2] == "threads":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-sys.stdout.write("said once\\n")
+if sys.argv[2] == "progress bar":
+    bar = Progress(console=Console(stderr=True, force_terminal=True))
+    bar.start()
+    assert threading.active_count() == 2
+sys.__stdout__.write("said once\\n")
 with locked(Path(sys.argv[1])), Engine(1).executor() as executor:
     for line in executor.submit(describe_process).result():
-        print(line)
+        print(line, file=sys.__stdout__)
 """
 
 
-@pytest.mark.parametrize("threads", ["alone", "threads"])
+@pytest.mark.parametrize("threads", ["alone", "progress bar", "threads"])
 def test_workers_of_a_command_are_forks_where_it_has_no_threads(
     threads: str, tmp_path: Path
 ) -> None:

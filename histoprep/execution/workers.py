@@ -2,8 +2,9 @@
 parent.
 
 In a process of our own the fork server is itself a fork, which has everything imported already.
-Anywhere else it is a new interpreter: a process with threads (torch, a notebook, a progress bar)
-may hold a lock at that moment, and its copy would wait for it for ever.
+Anywhere else it is a new interpreter: a process with threads (torch, a notebook) may hold a lock at
+that moment, and its copy would wait for it for ever. The thread that draws a progress bar holds
+those of the terminal alone, which no worker writes to.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _PRELOADED_IF_LOADED = (
 )
 # Those with threads of their own that a fork does not survive.
 _NEVER_FORKED = ("torch", "tensorflow", "jax", "dask", "distributed")
+# Module of the thread that draws a progress bar.
+_DRAWS = "rich.live"
 _own_processes: set[int] = set()
 # How often a wait for a result looks after the processes itself.
 _PATROL_S = 1.0
@@ -108,7 +111,10 @@ def _may_fork() -> bool:
     return (
         os.getpid() in _own_processes
         and sys.platform == "linux"
-        and threading.active_count() == 1
+        and all(
+            thread is threading.main_thread() or type(thread).__module__ == _DRAWS
+            for thread in threading.enumerate()
+        )
         and not any(name in sys.modules for name in _NEVER_FORKED)
     )
 
@@ -131,9 +137,9 @@ def _forked() -> Iterator[None]:
 
 def _fork(_: Any, arguments: Sequence[Any], kept: Sequence[int]) -> int:
     """Return the id of a fork that runs the code of `python -c` with the open files `kept`."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
+            stream.flush()  # type: ignore[union-attr]
     with warnings.catch_warnings():
         # Libraries of ours have threads that know how to be forked: those of OpenBLAS and Arrow.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -142,6 +148,8 @@ def _fork(_: Any, arguments: Sequence[Any], kept: Sequence[int]) -> int:
         return pid
     try:
         gc.freeze()
+        # Without a progress bar in between.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         _leave_files(set(kept) | {0, 1, 2})
