@@ -21,6 +21,7 @@ from rich.text import Text
 
 from histoprep.phrases import NUM_SHOWN
 from histoprep.progress import Advance, Phases
+from histoprep.remote import address_of
 from histoprep.visible import harmless, visible
 
 _PLAIN_PERIOD_S = 60.0
@@ -75,7 +76,7 @@ def note(text: str) -> None:
 def next_steps(*commands: Sequence[object]) -> None:
     """Print what to do next, at most two commands given as their words, to stderr unless quiet."""
     for words in commands[:2]:
-        note(f"next: {shlex.join(map(str, words))}")
+        note(f"next: {shlex.join(address_of(word) or str(word) for word in words)}")
 
 
 def warn(text: str) -> None:

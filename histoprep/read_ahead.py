@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from histoprep import rule_ids
 from histoprep.errors import BrokenFileError
+from histoprep.remote import object_of
+from histoprep.storage import ObjectStore
 
 THREADS = 16
 # Files a thread takes at once: handing over single files costs more than reading them.
@@ -56,6 +58,9 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
     """Return the file's bytes, or the error that says why they cannot be had (returned: other files
     go on).
     """
+    found = object_of(request.path)
+    if found is not None:
+        return _read_object(*found, request.expected, max_bytes)
     try:
         descriptor = os.open(request.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -67,10 +72,7 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
                 rule_ids.UNREADABLE_FILE.verdict("not-a-file"), "not a regular file"
             )
         if before.st_size > max_bytes:
-            return BrokenFileError(
-                rule_ids.HUGE_IMAGE.verdict("huge-file"),
-                f"{before.st_size:,} bytes, more than --max-file-bytes {max_bytes:,}",
-            )
+            return _too_large(before.st_size, max_bytes)
         data = _read_all(descriptor, before.st_size)
         after = os.fstat(descriptor)
     except OSError as error:
@@ -78,11 +80,34 @@ def read_file(request: Request, max_bytes: int) -> bytes | BrokenFileError:
     finally:
         os.close(descriptor)
     size, time_ns = request.expected
-    if (
-        after.st_size != size
-        or after.st_mtime_ns != (before.st_mtime_ns if time_ns == ANY_TIME else time_ns)
-        or len(data) != size
-    ):
+    listed = FileStat(size, before.st_mtime_ns if time_ns == ANY_TIME else time_ns)
+    return _unchanged(data, FileStat(after.st_size, after.st_mtime_ns), listed)
+
+
+def _read_object(
+    store: ObjectStore, name: str, expected: FileStat, max_bytes: int
+) -> bytes | BrokenFileError:
+    """Return the bytes of an object in the same way."""
+    if expected.num_bytes > max_bytes:
+        return _too_large(expected.num_bytes, max_bytes)
+    try:
+        data, found = store.fetch(name)
+    except OSError as error:
+        return refused(error)
+    return _unchanged(data, FileStat(found.num_bytes, found.mtime_ns), expected)
+
+
+def _too_large(num_bytes: int, max_bytes: int) -> BrokenFileError:
+    return BrokenFileError(
+        rule_ids.HUGE_IMAGE.verdict("huge-file"),
+        f"{num_bytes:,} bytes, more than --max-file-bytes {max_bytes:,}",
+    )
+
+
+def _unchanged(data: bytes, seen: FileStat, expected: FileStat) -> bytes | BrokenFileError:
+    """Return the bytes of a file that is as it was listed."""
+    size, time_ns = expected
+    if seen.num_bytes != size or time_ns not in (ANY_TIME, seen.mtime_ns) or len(data) != size:
         return BrokenFileError(
             rule_ids.CHANGED_WHILE_READING.verdict("changed"),
             f"listed with {size:,} bytes, {len(data):,} when read",

@@ -20,7 +20,7 @@ from histoprep.cli import run as audit
 from histoprep.cli.shard import parse_size
 from histoprep.errors import ExitCode, UsageError
 from histoprep.shards import open_tiles
-from histoprep.shards.storage import beside
+from histoprep.storage import beside
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def test_a_source_travels_to_other_processes_without_its_files(shards: Path) -> 
 def test_many_shards_need_few_open_files(
     manifest: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histoprep.shards.storage._MAX_OPEN", 2)
+    monkeypatch.setattr("histoprep.storage._MAX_OPEN", 2)
     source, before = open_tiles(shards), len(os.listdir("/proc/self/fd"))
     for row in [*range(24), *range(23, -1, -1)]:
         source.read_bytes(row)

@@ -16,7 +16,7 @@ from histoprep.durable import locked
 from histoprep.errors import UsageError
 from histoprep.labels import IGNORED_ID
 from histoprep.schemas.synthetic import write_real
-from histoprep.shards.storage import is_address
+from histoprep.storage import is_address
 from trainer.sampling.dataset import SyntheticDataset
 from trainer.sampling.generator import Generator, Kept, SamplingOptions
 from trainer.sampling.keep import KeepRegions

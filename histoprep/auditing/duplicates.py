@@ -22,6 +22,7 @@ from histoprep.errors import BrokenFileError
 from histoprep.execution import Engine, Marker, run_tasks
 from histoprep.key_index import digest_keys
 from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.remote import file_bytes
 from histoprep.tiles.listing import absolute_path
 
 if TYPE_CHECKING:
@@ -332,7 +333,7 @@ class _ComparedImage:
     def read(cls, root: str, path: str, reading: Reading = UNDECIDED) -> _ComparedImage:
         from histoprep import imageio
 
-        data = Path(absolute_path(root, path)).read_bytes()
+        data = file_bytes(absolute_path(root, path))
         return cls(data, imageio.read_header(data, reading))
 
     def rgb(self) -> np.ndarray:

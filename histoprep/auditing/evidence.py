@@ -25,6 +25,7 @@ from histoprep.labels import LabelMap
 from histoprep.labels.ignored import IgnoredValue, LabelAmounts, find_ignored_value
 from histoprep.mask_reading import Reading
 from histoprep.names import to_text
+from histoprep.remote import shown_root
 from histoprep.scanning import ScanOptions
 from histoprep.scanning.companions import MAX_IMAGES, ImageFacts, find_companions
 from histoprep.scanning.group_patterns import MIN_GROUPS, Grouping
@@ -296,7 +297,7 @@ def run_rules(workspace: Workspace, evidence: Evidence) -> list[Finding]:
 
 def _placed(advice: str, evidence: Evidence) -> str:
     """Return advice whose commands name this data set."""
-    root = to_text(str(evidence.root))
+    root = to_text(shown_root(evidence.root))
     manifest = evidence.manifest and to_text(str(evidence.manifest))
     return commands.placed(advice, root, evidence.map_path, manifest)
 

@@ -12,6 +12,7 @@ from histoprep.catalogue import all_rules
 from histoprep.choices import Severity
 from histoprep.errors import ExitCode
 from histoprep.findings import Finding
+from histoprep.remote import shown_root
 from histoprep.report import (
     UNDERSTOOD,
     ClassRow,
@@ -41,7 +42,7 @@ def build_report(run: Run, evidence: Evidence, found: list[Finding]) -> Report:
     """Return the report of an audit: `found` are selected, graded and sorted."""
     options = run.options
     return Report(
-        root=str(run.workspace.root),
+        root=shown_root(run.workspace.root),
         workspace=str(run.workspace.folder),
         tool_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -19,6 +19,7 @@ from histoprep.fit.remedy import Remedy
 from histoprep.labels import IGNORED, IGNORED_ID, UNMAPPED, LabelMap, TargetClass
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.neighbours.placement import turned
+from histoprep.remote import file_bytes
 from histoprep.report import wanted_thumbnails
 from histoprep.report.thumbnails import Thumbnail, make_seam, make_thumbnail, unlisted
 from histoprep.schemas.workspace import Workspace
@@ -96,7 +97,7 @@ class ThumbnailTask:
         if path is None:
             return None
         try:
-            data = Path(absolute_path(self.root, path)).read_bytes()
+            data = file_bytes(absolute_path(self.root, path))
             header = imageio.read_header(data, reading)
         except (OSError, BrokenFileError):
             return None

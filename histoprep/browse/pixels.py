@@ -18,6 +18,7 @@ from histoprep.browse.columns import Columns
 from histoprep.errors import BrokenFileError, HistoprepError
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.mask_reading import UNDECIDED, Reading
+from histoprep.remote import file_bytes
 from histoprep.report.thumbnails import shrink_labels
 from histoprep.shards import TileSource
 from histoprep.tiles.listing import absolute_path
@@ -116,7 +117,7 @@ class FilePixels:
         if name in self.refused:
             raise UnreadableError(self.refused[name])
         with _explained():
-            data = self._place(name).read_bytes()
+            data = file_bytes(self._place(name))
             header = imageio.read_header(data, reading)
         if header.num_pixels > MAX_PIXELS:
             raise UnreadableError(f"too large to be shown: {header.num_pixels:,} pixels")

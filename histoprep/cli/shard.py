@@ -242,7 +242,7 @@ def preview(
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
     from histoprep.shards.preview import choose_rows, draw_preview
-    from histoprep.shards.storage import beside
+    from histoprep.storage import beside
 
     source = open_tiles(shards)
     check_manifest(source.manifest)

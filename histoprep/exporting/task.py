@@ -29,7 +29,7 @@ from histoprep.names import to_name, to_text
 from histoprep.schemas.columns import column
 from histoprep.schemas.ledgers import EXPORT, expected_files, open_ledger
 from histoprep.shards import EncodedTile, TileSource
-from histoprep.shards.storage import is_address
+from histoprep.storage import is_address
 
 WRITTEN, FAILED, LEFT_OUT = "written", "failed", "left-out"
 MADE = "written"

@@ -12,6 +12,7 @@ from histoprep.errors import BrokenFileError, LabelMapError
 from histoprep.labels import default_map, load_label_map
 from histoprep.mask_tree.task import beside
 from histoprep.names import to_text
+from histoprep.remote import file_bytes
 from histoprep.repairing import RepairPlan
 from histoprep.repairing.repairer import DamagedMask
 from histoprep.repairing.sheet import ROWS_A_SHEET, SheetRow, draw_sheet
@@ -117,7 +118,7 @@ def _write(
 def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
     for mask in masks:
         try:
-            data = Path(beside(plan.workspace.root, mask.path)).read_bytes()
+            data = file_bytes(beside(plan.workspace.root, mask.path))
             before, after, confidence = plan.maker.repair(data, mask)
         except (BrokenFileError, OSError):
             # The ledger says why.

@@ -15,6 +15,7 @@ from histoprep.image_formats import is_image
 from histoprep.name_index import NameIndex, common_end, composed
 from histoprep.names import is_left_alone, to_name, to_text
 from histoprep.phrases import first_of, plural
+from histoprep.remote import file_bytes
 from histoprep.scanning.content import Content, content_of
 from histoprep.scanning.dataset_csv import CASE_COLUMNS, NAME_COLUMNS, SLIDE_COLUMNS
 from histoprep.scanning.listing import Issue, IssueKind, Pair
@@ -154,7 +155,7 @@ def _content(root: Path, path: str | None) -> Content:
     try:
         file = root / to_name(path or "")
         is_small = file.stat().st_size <= _MAX_BYTES
-        return content_of(file.read_bytes()) if is_small else Content.UNKNOWN
+        return content_of(file_bytes(file)) if is_small else Content.UNKNOWN
     except OSError:
         return Content.UNKNOWN
 

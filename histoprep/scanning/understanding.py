@@ -24,6 +24,7 @@ from histoprep.errors import UsageError
 from histoprep.image_formats import mask_suffixes
 from histoprep.names import is_left_alone
 from histoprep.phrases import first_of, plural
+from histoprep.remote import file_bytes
 from histoprep.scanning.combining import SeveralMasks, are_variants
 from histoprep.scanning.commands import audit_command, options_words
 from histoprep.scanning.content import Content, content_of, drawn_area
@@ -361,7 +362,7 @@ class _Look:
             try:
                 file = Path(os.path.join(self.root, path))
                 if file.stat().st_size <= _MAX_FILE_BYTES:
-                    self.contents[path] = content_of(file.read_bytes())
+                    self.contents[path] = content_of(file_bytes(file))
             except OSError:
                 pass
         return self.contents[path]
@@ -431,7 +432,7 @@ class _Look:
     def _area(self, path: str) -> np.ndarray | None:
         """Return where a mask of two values is drawn, bool [height, width]; None for others."""
         try:
-            return drawn_area(Path(os.path.join(self.root, path)).read_bytes())
+            return drawn_area(file_bytes(os.path.join(self.root, path)))
         except OSError:
             return None
 

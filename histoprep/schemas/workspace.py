@@ -8,6 +8,7 @@ from pathlib import Path
 
 from histoprep.errors import UsageError
 from histoprep.image_formats import is_image
+from histoprep.remote import address_of, mirror
 
 SUFFIX = ".histoprep"
 MANIFEST_NAME = "manifest.parquet"
@@ -69,12 +70,18 @@ class Workspace:
         """Return the workspace of a data set.
 
         Args:
-            root: Folder of the data set.
-            folder: Folder of the results; None for `<root>.histoprep` beside it.
+            root: Folder of the data set, or the address of one in an object store, which is listed.
+            folder: Folder of the results; None for `<root>.histoprep` beside it, or in the current
+                folder for an address.
 
         Raises:
             UsageError: The root is no folder, or the workspace lies inside it.
         """
+        address = address_of(root)
+        if address is not None:
+            name = address.rpartition("/")[2] + SUFFIX
+            place = folder.absolute() if folder else Path.cwd() / name
+            return cls(mirror(address, place), place)
         if not root.is_dir():
             raise UsageError(
                 "the data set root is not a folder",

@@ -18,7 +18,7 @@ from histoprep.errors import IntegrityError, UsageError
 from histoprep.schemas.manifest import KIND, SCHEMA_VERSION, Manifest, folder_instead, open_manifest
 from histoprep.schemas.shards import index_schema, is_index
 from histoprep.shards.layout import INDEX
-from histoprep.shards.storage import is_address, open_storage
+from histoprep.storage import is_address, open_storage
 
 
 def write_index(

@@ -17,7 +17,7 @@ from histoprep.errors import BrokenFileError, IntegrityError
 from histoprep.labels.lookup import LabelLookup
 from histoprep.mask_reading import UNDECIDED, Reading
 from histoprep.schemas.manifest import SHARD_COLUMNS, Manifest
-from histoprep.shards.storage import Storage
+from histoprep.storage import Storage
 
 crc32: Any = zlib.crc32
 # The same numbers, several times faster.

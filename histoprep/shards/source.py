@@ -17,11 +17,12 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.notebook import html_result
 from histoprep.phrases import plural
+from histoprep.remote import open_folder
 from histoprep.schemas.manifest import FOLD, Manifest, class_matrix
 from histoprep.schemas.shards import is_index
 from histoprep.shards.index import open_any
 from histoprep.shards.readers import EncodedTile, FileReader, ShardReader, TileError
-from histoprep.shards.storage import is_address, open_storage
+from histoprep.storage import is_address, open_storage
 from histoprep.visible import visible
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class TileSource:
     def _reader(self) -> FileReader | ShardReader:
         if self.is_sharded:
             return ShardReader(self.manifest, open_storage(self.root or self._folder()))
-        storage = open_storage(self.root or str(self.manifest.root))
+        storage = open_folder(self.root or str(self.manifest.root))
         return FileReader(self.manifest, storage, self.root)
 
     def _folder(self) -> str:

@@ -33,7 +33,7 @@ from histoprep.shards.layout import (
     trailer,
 )
 from histoprep.shards.readers import crc32
-from histoprep.shards.storage import LocalFolder, Storage, is_address, open_storage
+from histoprep.storage import LocalFolder, Storage, is_address, open_storage
 
 _THREADS = 4
 _READ_BYTES = 8 << 20

@@ -38,6 +38,7 @@ from histoprep.fit.search import (
 )
 from histoprep.fit.votes import CLEAR_TILE, DOUBTFUL_TILE, MIN_TILES, Vote, best_of, vote
 from histoprep.mask_reading import Reading
+from histoprep.remote import file_bytes
 from histoprep.schemas.misfits import KIND, SCHEMA, VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
@@ -506,8 +507,8 @@ def _read_tile(
     from histoprep.tiles.measure import compact_labels
 
     try:
-        rgb = imageio.decode_rgb(Path(absolute_path(root, image)).read_bytes())
-        data = Path(absolute_path(root, mask)).read_bytes()
+        rgb = imageio.decode_rgb(file_bytes(absolute_path(root, image)))
+        data = file_bytes(absolute_path(root, mask))
         header = imageio.read_header(data, reading)
         _, labels = compact_labels(imageio.decode_mask(data, header, reading))
     except (OSError, BrokenFileError):

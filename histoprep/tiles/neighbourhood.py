@@ -23,6 +23,7 @@ from histoprep.neighbours.borders import LENGTH, Side, find_touching
 from histoprep.neighbours.landmarks import NUM_BYTES, Landmarks, cell_size
 from histoprep.neighbours.overlaps import Overlapping, find_overlapping
 from histoprep.neighbours.placement import Placement, SmallImage, may_agree, place
+from histoprep.remote import file_bytes
 from histoprep.schemas.neighbours import KIND, SCHEMA, VERSION
 from histoprep.schemas.tiles import open_tiles_table
 from histoprep.schemas.workspace import Workspace
@@ -360,7 +361,7 @@ class _Images:
         from histoprep import imageio
 
         try:
-            data = Path(absolute_path(self._root, path)).read_bytes()
+            data = file_bytes(absolute_path(self._root, path))
             return imageio.decode_luminance(data, imageio.read_header(data))
         except (OSError, BrokenFileError):
             return None

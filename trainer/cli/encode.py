@@ -101,7 +101,7 @@ def encode(
     """
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
-    from histoprep.shards.storage import beside
+    from histoprep.storage import beside
     from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec

@@ -4,11 +4,16 @@ piece of a file is one range read.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from histoprep.errors import UsageError
 from histoprep.extras import install_command
@@ -18,8 +23,20 @@ from histoprep.names import to_name
 # AWS_ENDPOINT_URL.
 _OBSTORE_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "http", "https")
 _EXTRA = install_command("cloud")
+_ERRORS = {
+    "NotFoundError": errno.ENOENT,
+    "FileNotFoundError": errno.ENOENT,
+    "PermissionDeniedError": errno.EACCES,
+    "UnauthenticatedError": errno.EACCES,
+    "InvalidPathError": errno.EINVAL,
+}
+_QUERY = re.compile(r"\?[^\s\"')]*=[^\s\"')]*")
+_ATTEMPTS, _PAUSE_S, _RETRIES = 4, 0.2, 6
+_LISTED_AT_ONCE = 1000
 # Shards are few and read all the time; more than these are closed and opened again.
 _MAX_OPEN = 256
+
+T = TypeVar("T")
 
 
 class Storage(Protocol):
@@ -38,6 +55,19 @@ def is_address(text: str) -> bool:
     """Return whether this is an address such as s3://bucket/folder and not a path."""
     scheme, separator, _ = text.partition("://")
     return bool(separator) and scheme.replace("+", "").isalnum() and len(scheme) > 1
+
+
+def is_object_address(text: str) -> bool:
+    """Return whether this is the address of an object store or a web server."""
+    return is_address(text) and text.partition("://")[0].lower() in _OBSTORE_SCHEMES
+
+
+class ListedObject(NamedTuple):
+    """An object as a listing has it; `name` is below the folder that was listed."""
+
+    name: str
+    num_bytes: int
+    mtime_ns: int
 
 
 def beside(tiles: str, name: str) -> Path:
@@ -61,7 +91,7 @@ def open_storage(folder: str | Path) -> Storage:
     text = str(folder)
     if not is_address(text) or text.startswith("file://"):
         return LocalFolder(text.removeprefix("file://"))
-    if text.partition("://")[0].lower() in _OBSTORE_SCHEMES:
+    if is_object_address(text):
         return ObjectStore(text.rstrip("/"))
     return OtherStore(text.rstrip("/"))
 
@@ -132,18 +162,47 @@ class ObjectStore:
 
     def read(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Return a piece of an object, or all of it; see `Storage.read`."""
+        if length is None:
+            return self.fetch(name)[0][start:]
+        return self._tried(
+            name, lambda store: bytes(store.get_range(name, start=start, length=length))
+        )
+
+    def fetch(self, name: str) -> tuple[bytes, ListedObject]:
+        """Return all bytes of an object, and what the store says of it at the same moment; raises
+        OSError with the reason, as for a file where there is one.
+        """
+
+        def get(store: Any) -> tuple[bytes, ListedObject]:
+            found = store.get(name)
+            data, seen = bytes(found.bytes()), _listed_of(found.meta)
+            if len(data) != seen.num_bytes:
+                raise OSError(errno.EIO, f"{len(data):,} of {seen.num_bytes:,} bytes came", name)
+            return data, seen
+
+        return self._tried(name, get)
+
+    def list(self) -> Iterator[ListedObject]:
+        """Yield all objects of the folder, in no order; raises OSError."""
+        stream = self._tried("", lambda store: store.list(chunk_size=_LISTED_AT_ONCE))
+        while batch := self._tried("", lambda _: next(stream, None)):
+            for meta in batch:
+                yield _listed_of(meta)
+
+    def _tried(self, name: str, work: Callable[[Any], T]) -> T:
+        """Return what work on the store gives; what may pass, such as a body that was cut off, is
+        tried again. obstore itself tries again what the store refuses for the moment.
+        """
         store = self._opened()
-        try:
-            if length is None:
-                return bytes(store.get(name).bytes())[start:]
-            return bytes(store.get_range(name, start=start, length=length))
-        except OSError:
-            raise
-        except Exception as error:
-            # Errors of its own, for all that can go wrong with a store.
-            raise OSError(
-                None, f"{type(error).__name__}: {str(error).splitlines()[0]}", self.where(name)
-            ) from error
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return work(store)
+            except Exception as error:
+                known = _as_os_error(error, self.where(name) if name else self.address)
+                if not left or known.errno != errno.EIO:
+                    raise known from error
+                time.sleep(_PAUSE_S)
+        raise AssertionError("every attempt returns or raises")
 
     def where(self, name: str) -> str:
         """Return the address of an object."""
@@ -159,15 +218,37 @@ class ObjectStore:
                     "reading from an object store needs obstore", path=self.address, hint=_EXTRA
                 ) from error
             plain = os.environ.get("AWS_ENDPOINT_URL", self.address).startswith("http://")
-            self._store, self._process = (
-                from_url(self.address, client_options={"allow_http": plain}),
-                os.getpid(),
-            )
+            patience: Any = {
+                "backoff": {"max_backoff": timedelta(seconds=2)},
+                "max_retries": _RETRIES,
+                "retry_timeout": timedelta(seconds=60),
+            }
+            options: Any = {"allow_http": plain}
+            self._store = from_url(self.address, client_options=options, retry_config=patience)
+            self._process = os.getpid()
         return self._store
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the connection."""
         return {"address": self.address, "_store": None, "_process": 0}
+
+
+def _listed_of(meta: Any) -> ListedObject:
+    seconds = meta["last_modified"].replace(microsecond=0).timestamp()
+    # The listing has fractions that the answer for one object lacks.
+    return ListedObject(meta["path"], meta["size"], int(seconds) * 1_000_000_000)
+
+
+def _as_os_error(error: Exception, where: str) -> OSError:
+    """Return an error of obstore, which has its own for all that can go wrong, as one of the
+    system; what is signed in addresses is left out.
+    """
+    if isinstance(error, OSError):
+        return error
+    kind = type(error).__name__
+    number = _ERRORS.get(kind, errno.EIO)
+    words = _QUERY.sub("?...", str(error).partition("\n")[0])
+    return OSError(number, f"{kind}: {words}", where)
 
 
 @dataclass
