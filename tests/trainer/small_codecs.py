@@ -26,6 +26,31 @@ def save_kl(folder: Path, seed: int = 0, **changes: object) -> Path:
     return folder
 
 
+def save_dc(folder: Path, seed: int = 0, channels: int = 32) -> Path:
+    """Write an AutoencoderDC of f16 into `folder` and return that."""
+    from diffusers import AutoencoderDC
+
+    torch.manual_seed(seed)
+    widths, layers = (8, 8, 8, 8, 8), (1,) * 5
+    made = AutoencoderDC(
+        latent_channels=channels,
+        attention_head_dim=4,
+        encoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",),
+        decoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",),
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=layers,
+        decoder_layers_per_block=layers,
+        encoder_qkv_multiscales=((),) * 5,
+        decoder_qkv_multiscales=((),) * 5,
+        scaling_factor=0.4,
+        encoder_out_shortcut=False,
+        decoder_in_shortcut=False,
+    )
+    save_codec(made, folder)
+    return folder
+
+
 def save_tiny(folder: Path, seed: int = 0) -> Path:
     """Write an AutoencoderTiny of 3 channels, f8, into `folder` and return that."""
     from diffusers import AutoencoderTiny

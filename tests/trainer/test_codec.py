@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from small_codecs import KL, save_kl, save_tiny
+from small_codecs import KL, save_dc, save_kl, save_tiny
 
 from histoprep.errors import IntegrityError, UsageError
 from trainer.data.transforms import to_float
@@ -53,6 +53,55 @@ def test_a_tiny_codec_has_no_posterior_and_is_not_quantised(
     assert torch.equal(mean, codec.autoencoder.encoder(images))  # type: ignore[operator]
     assert torch.equal(codec.decode(mean), codec.autoencoder.decoder(mean).clamp(-1, 1))  # type: ignore[operator]
     assert codec.shift.tolist() == [0.0] * 3 and codec.scale.tolist() == [1.0] * 3
+
+
+def test_a_dc_codec_gives_the_latents_of_diffusers(tmp_path: Path) -> None:
+    images = torch.rand(2, 3, 64, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    codec = load_codec(save_dc(tmp_path))
+    mean, std = codec.encode(images)
+    assert std is None and mean.shape == (2, 32, 4, 2)
+    assert (codec.factor, codec.channels, codec.halo) == (16, 32, None)
+    assert torch.equal(mean, codec.autoencoder.encode(images).latent)  # type: ignore[operator]
+    decoded = codec.autoencoder.decode(mean).sample  # type: ignore[operator]
+    assert torch.equal(codec.decode(mean), decoded.clamp(-1, 1))
+    # diffusers: z = raw * scaling_factor.
+    assert codec.scale.tolist() == [2.5] * 32 and codec.shift.tolist() == [0.0] * 32
+
+
+@pytest.mark.parametrize("channels", [16, 32])
+def test_channels_and_factor_are_those_of_the_latents(tmp_path: Path, channels: int) -> None:
+    codec = load_codec(save_kl(tmp_path, latent_channels=channels, shift_factor=0.1))
+    assert (codec.channels, codec.factor) == (channels, 8)
+    assert codec.shift.shape == (channels,)
+    assert codec.encode(torch.zeros(1, 3, 16, 16)).mean.shape == (1, channels, 2, 2)
+
+
+def test_other_autoencoders_with_a_posterior_are_codecs(tmp_path: Path) -> None:
+    from diffusers import AsymmetricAutoencoderKL
+
+    torch.manual_seed(0)
+    AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        down_block_out_channels=(8, 8),
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        up_block_out_channels=(8, 16),
+        norm_num_groups=4,
+    ).save_pretrained(tmp_path)
+    codec = load_codec(tmp_path)
+    images = torch.rand(1, 3, 16, 16)
+    found, theirs = codec.encode(images), codec.autoencoder.encode(images).latent_dist  # type: ignore[operator]
+    assert torch.allclose(found.mean, theirs.mean) and found.std is not None
+    assert torch.allclose(found.std, theirs.std)
+    assert codec.factor == 2 and codec.decode(found.mean).shape == images.shape
+
+
+def test_an_autoencoder_of_something_else_is_refused(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    torch.manual_seed(0)
+    AutoencoderKLTemporalDecoder(block_out_channels=(32,)).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="does not turn images"):
+        load_codec(tmp_path)
 
 
 def test_shift_and_statistics_of_the_configuration_become_the_scaling(tmp_path: Path) -> None:

@@ -192,6 +192,13 @@ def _print(result: EncodeResult, numbers: dict[str, Any] | None) -> None:
         console.note(
             f"originals, reconstructions, differences x 4: {latents.folder / 'reconstruction.png'}"
         )
+    from trainer.data.latent_correlation import advise_flow_shift
+
+    if advice := advise_flow_shift(latents):
+        console.note(
+            f"neighbouring latents correlate by {advice.correlation:.2f}: for flow,"
+            f" --set diffusion.flow_shift={advice.shift:.1f} fits"
+        )
     shape = " x ".join(str(length) for length in latents.shape)
     console.out(
         f"{result.num_entries:,} crops as {shape} latents, {latents.num_views} views |"

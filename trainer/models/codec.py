@@ -1,4 +1,4 @@
-"""The codec: images to latents and back, over diffusers' AutoencoderKL and AutoencoderTiny.
+"""The codec: images to latents and back, over the image autoencoders of diffusers.
 
 Raw latents are what the encoder gives: the posterior's mean and standard deviation, unscaled.
 Scaling for a denoiser is a fact of the latent set, see `trainer.data.latent_scaling`.
@@ -23,8 +23,9 @@ from trainer.choices import ImageRange
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["DISABLE_TELEMETRY"] = "1"
 
-KL, TINY = "AutoencoderKL", "AutoencoderTiny"
-"""Names of the classes of diffusers that are codecs."""
+TINY = "AutoencoderTiny"
+_PROBE_PX = 64
+"""Side of the image that says what a latent is, a multiple of every factor in use."""
 _LOG_VARIANCE_LIMITS = (-30.0, 20.0)
 
 
@@ -59,12 +60,8 @@ class Codec(nn.Module):
         self.identifier, self.image_range = identifier, image_range
         config: Any = autoencoder.config
         self.is_tiny = type(autoencoder).__name__ == TINY
-        widths = config.encoder_block_out_channels if self.is_tiny else config.block_out_channels
-        self.decoder_width: int = (
-            config.decoder_block_out_channels[-1] if self.is_tiny else widths[0]
-        )
-        self.factor: int = 2 ** (len(widths) - 1)
-        self.channels: int = config.latent_channels
+        self.decoder_width = _decoder_width(config, is_tiny=self.is_tiny)
+        self.channels, self.factor = _measure_latents(self.autoencoder)
         self.shift, self.scale = _own_scaling(config, self.channels)
         self.halo: int | None = (
             _reach_of_decoder(self.autoencoder)
@@ -96,10 +93,7 @@ class Codec(nn.Module):
             )
         if self.image_range == "unit":
             images = images * 0.5 + 0.5
-        if self.is_tiny:
-            # encode, not forward: forward rounds latents to 8 bits.
-            return Posterior(self.autoencoder.encode(images).latents, None)
-        return posterior_of(self.autoencoder, images)
+        return _encode(self.autoencoder, images)
 
     @torch.no_grad()
     def decode(
@@ -108,6 +102,50 @@ class Codec(nn.Module):
         """Return images [batch, 3, height * factor, width * factor] in [-1, 1] of raw latents."""
         decoded: Tensor = self.autoencoder.decode(raw).sample
         return decoded.clamp(0, 1) * 2 - 1 if self.image_range == "unit" else decoded.clamp(-1, 1)
+
+
+def _encode(autoencoder: Any, images: Tensor) -> Posterior:
+    """Return the raw latents of an autoencoder by what its `encode` gives: a posterior, or latents
+    under one of the names that diffusers has for them.
+    """
+    if hasattr(autoencoder, "quant_conv") and type(autoencoder).__name__ != "VQModel":
+        return posterior_of(autoencoder, images)
+    # encode, not forward: that of a tiny one rounds latents to 8 bits.
+    encoded = autoencoder.encode(images)
+    if hasattr(encoded, "latent_dist"):
+        return Posterior(encoded.latent_dist.mean, encoded.latent_dist.std)
+    names = [name for name in ("latents", "latent") if hasattr(encoded, name)]
+    if not names:
+        raise TypeError(f"{type(encoded).__name__} of encode holds no latents")
+    return Posterior(getattr(encoded, names[0]), None)
+
+
+@torch.no_grad()
+def _measure_latents(autoencoder: nn.Module) -> tuple[int, int]:
+    """Return the channels of latents, and the pixels a side that become one, as an image shows
+    them.
+
+    Raises:
+        TypeError: When images do not become maps of latents and back.
+    """
+    parameter = next(autoencoder.parameters())
+    image = torch.zeros(1, 3, _PROBE_PX, _PROBE_PX, dtype=parameter.dtype, device=parameter.device)
+    latents = _encode(autoencoder, image).mean
+    if latents.ndim != 4 or latents.shape[-1] < 1 or _PROBE_PX % latents.shape[-1]:
+        raise TypeError(f"images become latents of the shape {tuple(latents.shape[1:])}")
+    network: Any = autoencoder
+    decoded = network.decode(latents).sample
+    if decoded.shape != image.shape:
+        raise TypeError(f"latents become images of the shape {tuple(decoded.shape[1:])}")
+    return latents.shape[1], _PROBE_PX // latents.shape[-1]
+
+
+def _decoder_width(config: Any, *, is_tiny: bool) -> int:
+    if is_tiny:
+        return int(config.decoder_block_out_channels[-1])
+    names = ("decoder_block_out_channels", "block_out_channels", "up_block_out_channels")
+    widths = next((getattr(config, name) for name in names if hasattr(config, name)), (128,))
+    return int(widths[0])
 
 
 def posterior_of(

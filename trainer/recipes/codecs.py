@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from histoprep.errors import IntegrityError, UsageError
-from trainer.models.codec import KL, TINY, Codec
+from trainer.models.codec import Codec
 from trainer.recipes.codec import trained_autoencoder
 
 HUB_PREFIX, UNIT_SUFFIX = "hub:", "@unit"
@@ -40,7 +40,7 @@ def load_codec(id_or_folder: str | Path) -> Codec:
         codec = load_codec(name.removesuffix(UNIT_SUFFIX))
         return Codec(codec.autoencoder, codec.identifier + UNIT_SUFFIX, "unit")
     if name.startswith(HUB_PREFIX):
-        return Codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
+        return _as_codec(_from_hub(name.removeprefix(HUB_PREFIX)), name)
     if (
         any(
             (home / RUN_CONFIG).is_file()
@@ -51,7 +51,19 @@ def load_codec(id_or_folder: str | Path) -> Codec:
         # A run or a checkpoint of it.
         return Codec(trained_autoencoder(Path(name)), str(Path(name).resolve()))
     folder = _codec_folder(Path(name))
-    return Codec(_from_folder(folder), str(folder.resolve()))
+    return _as_codec(_from_folder(folder), str(folder.resolve()))
+
+
+def _as_codec(autoencoder: nn.Module, identifier: str) -> Codec:
+    try:
+        return Codec(autoencoder, identifier)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise UsageError(
+            "this autoencoder does not turn images into maps of latents and back",
+            path=identifier,
+            seen=f"{type(autoencoder).__name__}: {error}",
+            expected="an image autoencoder of diffusers, such as AutoencoderKL, -Tiny or -DC",
+        ) from error
 
 
 def _codec_folder(folder: Path) -> Path:
@@ -71,14 +83,15 @@ def _kind_of(config: dict[str, Any], where: str) -> Any:
     # Someone else may have imported the client before this module.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     kind = config.get("_class_name")
-    if kind not in (KL, TINY):
+    found = getattr(diffusers, kind, None) if isinstance(kind, str) else None
+    if not all(hasattr(found, name) for name in ("from_pretrained", "encode", "decode")):
         raise UsageError(
             "this kind of codec is not supported",
             path=where,
             seen=kind or "no _class_name in config.json",
-            expected=f"{KL} or {TINY}",
+            expected="an autoencoder of diffusers, such as AutoencoderKL, -Tiny or -DC",
         )
-    return getattr(diffusers, kind)
+    return found
 
 
 def _from_folder(folder: Path) -> nn.Module:
