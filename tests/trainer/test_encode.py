@@ -500,6 +500,7 @@ def test_the_command(
     ]
     assert run([*common, "--codec", str(codec_folder), "--views", "2"]) == ExitCode.OK
     printed = capsys.readouterr()
+    assert "diffusion.flow_shift=" in printed.err
     assert "20 crops as 4 x 4 x 4 latents, 2 views" in printed.out and "PSNR" in printed.out
     assert run([*common, "--codec", str(codec_folder), "--views", "3", "--force"]) == ExitCode.USAGE
     assert run([*common, "--codec", str(tmp_path / "nothing")]) == ExitCode.USAGE
