@@ -1,13 +1,14 @@
-"""Does the small diffusion model learn? Trains `ldm-tiny` and measures its images: `python -m
-benchmarks.learning --manifest M --codec C`.
+"""Does the small diffusion model learn? Trains `ldm-tiny` and measures its images.
 
-- validation loss on fixed noise, first and last;
-- regions: the mean colour (and texture) of every region of a generated image is given to the
-  nearest class of real regions; the share that
-  finds its own class, against chance, real regions and images made without their mask;
-- a wrong mask: one region gets another class, the noise stays; how much more the image changes
-  inside the region than outside, and how
-  often its colour is then nearer to the new class than to the old.
+    python -m benchmarks.learning --manifest M --codec C [--name NAME --write FILE]
+
+Regions: mean colour and texture of every region of a generated image are given to the nearest class
+of real regions; the share that finds its own class, beside chance, real regions and images made
+without their mask. A wrong mask: one region gets another class, the noise stays; how much more the
+image changes inside the region than outside, and how often its colour is then nearer to the new
+class. Validation loss is on fixed noise. Whole tiles are then made for the masks of held-out groups
+and measured as `trainer evaluate` does: each number stands beside the interval of real tiles
+against real tiles of other groups.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measuring import print_page
+from histoprep.durable import write_text
 from histoprep.shards import open_tiles
 from trainer.config_layers import load_config
 from trainer.data.latent_dataset import LatentDataset
@@ -32,10 +35,17 @@ from trainer.data.transforms import to_uint8
 from trainer.diffusion.samplers import Solver
 from trainer.engine.fit import fit
 from trainer.engine.images import colour_mask, sheet, write_sheet
+from trainer.evaluation.evaluate import evaluate_tiles
+from trainer.evaluation.looks import EvaluateOptions
+from trainer.evaluation.page import render_page
 from trainer.recipes.ldm import load_generator
 from trainer.recipes.ldm_data import latents_folder, training_streams, validation_streams
+from trainer.sample import sample_dataset
 from trainer.sampling.generator import Generator, SamplingOptions
+from trainer.sampling.masks import masks_of_tiles
 
+COMMAND = "benchmarks.learning --manifest M --codec C --name NAME --write FILE"
+LIMIT = 300
 _LEAST_SHARE = 0.1
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
@@ -215,11 +225,86 @@ def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dic
     }
 
 
+def evaluate_run(
+    run: Path, config: Any, *, count: int, guidance_scale: float
+) -> tuple[dict[str, Any], Path]:
+    """Return what `trainer evaluate` says of whole tiles made for masks of held-out groups, and
+    the folder of these tiles, beside the run.
+    """
+    tiles = open_tiles(config.manifest)
+    split = "val" if (tiles.split == "val").any() else "test"
+    out = run.with_name(f"{run.name}-generated")
+    options = SamplingOptions(guidance_scale, Solver("dpm++", 20))
+    masks = masks_of_tiles(tiles, split)
+    sample_dataset(load_generator(run), masks, out, options, limit=count)
+    found = evaluate_tiles(
+        config.manifest, str(out), EvaluateOptions(codec=config.codec, limit=LIMIT)
+    )
+    write_text(out.with_name(f"{out.name}.html"), render_page(found, config.manifest, out))
+    return found.to_json(), out
+
+
+def as_lines(name: str, figures: Mapping[str, Any]) -> list[str]:
+    """Return the figures of a run in Markdown."""
+    regions_found = figures["regions that find their class"]
+    wrong, loss = figures["a wrong mask"], figures["validation loss"]
+    evaluation = figures["evaluation"]
+    rows = [f"| {key} | {_cell(value)} |" for key, value in _measures(evaluation)]
+    return [
+        f"## {name}",
+        "",
+        f"{figures['training_s']:,.0f} s of training with {figures['threads']} thread(s);"
+        f" validation loss {loss['first']:.4f}, then {loss['last']:.4f}.",
+        "",
+        "| regions that find their class | by colour | with texture |",
+        "|---|---|---|",
+        *(
+            f"| {key} | {found['colour']:.2f} | {found['colour and texture']:.2f} |"
+            for key, found in regions_found.items()
+            if key != "chance"
+        ),
+        f"| chance | {regions_found['chance']:.2f} | {regions_found['chance']:.2f} |",
+        "",
+        f"A wrong mask in {wrong['regions']} regions: the image changes"
+        f" {wrong['change inside / outside (median)']:.1f} times as much inside as outside, and"
+        f" {wrong['nearer to the new class']:.0%} are nearer to the new class.",
+        "",
+        "| trainer evaluate | value (95 % interval), real against real |",
+        "|---|---|",
+        *rows,
+        "",
+        f"Verdict: {evaluation['verdict']['word']}. {' '.join(evaluation['verdict']['sentences'])}",
+        "",
+    ]
+
+
+def _measures(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name in ("kid", "fd", "faithfulness", "shares", "spread", "copies"):
+        if evaluation[name] is not None:
+            yield name, evaluation[name]
+
+
+def _cell(found: Mapping[str, Any]) -> str:
+    shown = {
+        key: "-" if found[key] is None else f"{found[key]:.3g}"
+        for key in ("value", "low", "high", "floor_low", "floor_high")
+    }
+    further = "".join(
+        f"; {key} {found[key]:.3g}"
+        for key in ("ceiling", "shuffled")
+        if isinstance(found.get(key), float)
+    )
+    own = f"{shown['value']} ({shown['low']} to {shown['high']})"
+    return f"{own}, {shown['floor_low']} to {shown['floor_high']}{further}"
+
+
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--name", default="Tiles", help="of the data set, on the page")
+    parser.add_argument("--write", type=Path, help="page to which a section is added")
     parser.add_argument("--manifest", required=True)
     parser.add_argument("--codec", required=True)
     parser.add_argument("--out", default="runs/learning")
@@ -242,7 +327,15 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     figures |= measure(run, config, count=options.images, guidance_scale=options.guidance_scale)
+    figures["evaluation"], _ = evaluate_run(
+        run, config, count=options.images, guidance_scale=options.guidance_scale
+    )
     print(json.dumps(figures, indent=2))
+    lines = as_lines(options.name, figures)
+    if options.write and options.write.is_file():
+        options.write.write_text(options.write.read_text() + "\n".join(lines))
+    else:
+        print_page("What ldm-tiny learns", COMMAND, __doc__, lines, options.write)
     (run / "learning.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
