@@ -240,7 +240,7 @@ def evaluate_run(
     found = evaluate_tiles(
         config.manifest, str(out), EvaluateOptions(codec=config.codec, limit=LIMIT)
     )
-    write_text(out.with_name(f"{out.name}.html"), render_page(found, config.manifest, out))
+    write_text(out.with_name(f"{out.name}.html"), render_page(found, config.manifest, str(out)))
     return found.to_json(), out
 
 
