@@ -9,6 +9,7 @@ from pathlib import Path
 from histoprep import durable
 from histoprep.choices import LinkKind
 from histoprep.errors import OutputError
+from histoprep.remote import file_bytes, object_of
 
 HARD_LINK, SYMBOLIC_LINK, COPY = "hard link", "symbolic link", "copied"
 """What ledgers call what was done."""
@@ -20,12 +21,14 @@ def place_file(source: Path, target: Path, kind: LinkKind) -> str:
 
     A hard link is an ordinary file to every reader, and does not break when the source is moved.
     Where the system allows none (another file system, somebody else's file), it is a symbolic
-    link. Links lead to the file itself, not to another link.
+    link. Links lead to the file itself, not to another link. A file in an object store is copied.
 
     Raises:
-        OutputError: The system refuses.
+        OutputError: The system or the store refuses.
     """
     try:
+        if object_of(str(source)) is not None:
+            return _fetch(source, target)
         if kind is LinkKind.COPY:
             return _copy(source, target)
         return _link(source.resolve(), target, hard=kind is LinkKind.HARD)
@@ -48,6 +51,11 @@ def _link(real: Path, target: Path, *, hard: bool) -> str:
         os.symlink(real, temporary)
     os.replace(temporary, target)
     return how
+
+
+def _fetch(source: Path, target: Path) -> str:
+    durable.write_bytes(target, file_bytes(source))
+    return COPY
 
 
 def _copy(source: Path, target: Path) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from s3_server import (
 )
 
 from histoprep.cli import run
+from histoprep.digests import digest
 from histoprep.errors import UsageError
 from histoprep.remote import address_of, file_bytes
 from histoprep.shards import open_tiles
@@ -225,6 +228,32 @@ def test_later_commands_take_the_address(
         image = packed.read(row).image
         np.testing.assert_array_equal(image, loose.read(loose.tile_ids.tolist().index(tile)).image)
         assert image.any()
+
+
+def test_copies_hold_what_the_objects_hold(door: Door, tmp_path: Path) -> None:
+    local = DataSet(tmp_path / "here" / "tiles")
+    for number in range(6):
+        local.pair(f"case{number % 3}/a {number}", stripes(0, 7, 9), tissue(number))
+    address = put(local.root, door, "copied")
+
+    def ours(*words: str | Path) -> None:
+        # A process of its own, whose workers are forks where that may be.
+        command = [sys.executable, "-m", "histoprep", *map(str, words)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert result.returncode in (0, 3), result.stdout + result.stderr
+
+    fixed, exported = tmp_path / "fixed", tmp_path / "exported"
+    ours("fix", address, "--out", fixed, "--only", "plain", "--workers", "2")
+    ours("manifest", address, "--workers", "2")
+    manifest = tmp_path / "tiles.histoprep" / "manifest.parquet"
+    ours("manifest", "check", manifest, "--digests")
+    ours("export", "coco", manifest, "--out", exported)
+    copies = {digest(path.read_bytes()) for path in exported.rglob("*.jpg")}
+    for number in range(6):
+        name = f"case{number % 3}/a {number}.jpg"
+        content = (local.root / name).read_bytes()
+        assert (fixed / name).read_bytes() == content
+        assert digest(content) in copies
 
 
 def test_the_command_of_the_documentation_works(door: Door, local: Path, tmp_path: Path) -> None:

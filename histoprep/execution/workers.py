@@ -38,7 +38,7 @@ _PRELOADED_IF_LOADED = (
     "histoprep.shards.task",
 )
 # Those with threads of their own that a fork does not survive.
-_NEVER_FORKED = ("torch", "tensorflow", "jax", "dask", "distributed")
+_NEVER_FORKED = ("torch", "tensorflow", "jax", "dask", "distributed", "obstore")
 # Module of the thread that draws a progress bar.
 _DRAWS = "rich.live"
 _own_processes: set[int] = set()

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from histoprep import rule_ids
-from histoprep.digests import file_digest
+from histoprep.digests import digest, file_digest
 from histoprep.errors import IntegrityError
 from histoprep.findings import Problem, problem
 from histoprep.manifest.rows import Strata, is_conditional
 from histoprep.names import to_name
+from histoprep.remote import file_bytes, object_of
 from histoprep.schemas.manifest import (
     COLUMNS,
     FOLD,
@@ -465,6 +466,11 @@ class _Verdict:
     gone: bool
 
 
+def _digest_of(path: str) -> str:
+    """Return the digest of a file, which an object store may hold."""
+    return file_digest(Path(path)) if object_of(path) is None else digest(file_bytes(path))
+
+
 def _look_at(manifest: Manifest, root: Path, file: _File, digests: bool) -> _Verdict | None:
     path = os.path.join(root, to_name(manifest.path_of(file.path, root)))
     try:
@@ -476,7 +482,7 @@ def _look_at(manifest: Manifest, root: Path, file: _File, digests: bool) -> _Ver
             return _Verdict(
                 file.path, f"{status.st_size} bytes, manifest says {file.size}", gone=False
             )
-        if digests and file.digest is not None and file_digest(Path(path)) != file.digest:
+        if digests and file.digest is not None and _digest_of(path) != file.digest:
             return _Verdict(
                 file.path, "content differs from the digest of the manifest", gone=False
             )
