@@ -391,7 +391,7 @@ def main() -> int:
             repair_rows,
             [
                 Source(
-                    name, tuple(draw(np.random.default_rng([907, n]), SIZE_PX) for n in range(12))
+                    name, tuple(draw(np.random.default_rng([1117, n]), SIZE_PX) for n in range(12))
                 )
                 for name, draw in MANY.items()
             ],

@@ -50,8 +50,8 @@ what is left of "generated, labels 0-4" (0.28 to 0.25, 6 masks), and a boundary 
 of it takes a seventh (0.28 to 0.24); but boxes that were drawn on the 8 px grid lose their corners (0.30 to 0.40 and 0.42)."""
     ),
     "repair-ramps": """Repair of interpolated regions, 12 masks a source.""",
-    "repair-many": """Repair of masks with many labels, 12 masks a source. Draws of seed 907; the limits of what counts as a trace of a label were
-chosen on those of seed 801 and on the sources of repair-jpeg.""",
+    "repair-many": """Repair of masks with many labels, 12 masks a source. Draws of seed 1117; the limits of what counts as a trace of a label were
+chosen on those of seeds 801, 907 and 1013 and on the sources of repair-jpeg.""",
     "repair-thin": (
         """Repair of lines, specks and layers thinner than a core, 12 masks a source. Their labels have no place to be trusted at, so
 they are tried where a repair without them is less likely than the damaged mask. A mask is refused whose repair stays less likely by a

@@ -174,6 +174,24 @@ def test_a_label_of_the_source_is_not_lost() -> None:
         assert set(np.unique(repaired)) == set(held) - {140}
 
 
+@pytest.mark.parametrize(
+    ("y", "x", "radius", "slope", "offset"),
+    [(40, 46, 4.5, 1, 1), (56, 51, 4.5, 0, 3), (37, 37, 5.0, 0, 2)],
+)
+def test_a_small_region_that_ringing_cut_into_pieces_is_not_lost(
+    y: int, x: int, radius: float, slope: int, offset: int
+) -> None:
+    row, column = np.mgrid[:96, :96]
+    truth = np.full((96, 96), 8, np.uint8)
+    edge = (row - y) - (column - x) if slope else column - x
+    truth[edge > offset] = 11
+    truth[:20, :20] = 5
+    truth[(row - y) ** 2 + (column - x) ** 2 < radius**2] = 10
+    with pytest.raises(BrokenFileError, match="remove the labels 10, which") as caught:
+        repair_jpeg(made.jpeg(truth, 90), 90, source_labels=(5, 8, 10, 11))
+    assert caught.value.verdict == "HP403 label-lost"
+
+
 def test_thin_labels_that_can_be_explained_survive() -> None:
     truth = np.zeros((128, 128), np.uint8)
     truth[40:90, 40:90] = 30

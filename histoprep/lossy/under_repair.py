@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks
-from histoprep.lossy.likelihood import cost_of, misfit_of, unit_of
+from histoprep.lossy.likelihood import cost_of, misfit_of, remade, unit_of
 from histoprep.lossy.search import search_blocks
 from histoprep.lossy.snap import snap_blocks
 
@@ -56,6 +56,12 @@ class UnderRepair:
         other encoders round differently.
         """
         return misfit_of(self.found, self.seen, self.quality) <= unit_of(self.seen)
+
+    def remade(self) -> np.ndarray:
+        """Return what JPEG makes of the repaired blocks, among what is there, as `damaged`."""
+        result = self.damaged.copy()
+        as_blocks(result)[self.rows, self.columns] = remade(self.found, self.quality)
+        return result
 
     def against_none(self) -> float:
         """Return the cost of the repair relative to that of the damaged mask taken for the true
