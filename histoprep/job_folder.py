@@ -193,6 +193,37 @@ class JobFolder:
                 (self.path / name).unlink(missing_ok=True)
             durable.sync_folder(self.path)
 
+    def is_whole(
+        self,
+        expected: Iterable[checksums.Expected],
+        *,
+        notes: Iterable[str],
+        own: Collection[str] = (),
+        verifies: bool = False,
+    ) -> bool:
+        """Return whether all files of a complete folder are there, and list what a run that was
+        killed at its very end, or an earlier version, did not.
+
+        Args:
+            expected: The files that its ledger promises.
+            notes: Names of other files whose checksums are compared.
+            own: Names of further files to list beside seal and request, where they are there.
+            verifies: Whether files are read that were compared before and look unchanged.
+
+        Raises:
+            IntegrityError: Files were changed since they were written.
+        """
+        damages = checksums.check_files(self.path, expected, whole=verifies)
+        damages += checksums.damaged_files(self.path, names=notes)
+        if any(damage.is_missing for damage in damages):
+            return False
+        what = f"{len(damages):,} files are not those that {self.written_by} wrote"
+        checksums.raise_damage(damages, what, self.remake)
+        names = (self.seal_name, self.request_name, *own)
+        checksums.list_files(self.path, [name for name in names if (self.path / name).is_file()])
+        self.tidy()
+        return True
+
     def seal(self, facts: Mapping[str, Any]) -> None:
         """Write the seal, the last file of a complete folder, and remove the parts.
 

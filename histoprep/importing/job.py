@@ -86,18 +86,9 @@ def _finished(plan: ImportPlan) -> ImportResult | None:
         expected = list(ledger_files(job.path, IMPORT))
     except FileNotFoundError:
         return None
-    damages = checksums.check_files(job.path, expected, whole=False)
     notes = [name for name in checksums.read_checksums(job.path) if name != LEDGER]
-    damages += checksums.damaged_files(job.path, names=notes)
-    if any(damage.is_missing for damage in damages):
+    if not job.is_whole(expected, notes=notes, own=IMPORT.notes):
         return None
-    checksums.raise_damage(
-        damages, f"{len(damages):,} files are not those that histoprep import wrote", job.remake
-    )
-    # A run that was killed at its very end may not have listed them.
-    own = (job.seal_name, job.request_name, *IMPORT.notes)
-    checksums.list_files(job.path, [name for name in own if (job.path / name).is_file()])
-    job.tidy()
     result.unexpected = _unexpected(job.path, {file.name for file in expected})
     result.up_to_date = True
     return result

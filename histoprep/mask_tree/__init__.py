@@ -233,27 +233,9 @@ def _finished(plan: TreePlan, observe: Callable[[pa.Table], None]) -> Totals | N
     except (IntegrityError, FileNotFoundError):
         return None
     notes = (name for name in checksums.read_checksums(plan.out) if "/" not in name)
-    damages = checksums.damaged_files(plan.out, names=notes)
-    damages += checksums.check_files(
-        plan.out, ledger_files(plan.out, plan.kind), whole=plan.verifies
-    )
-    if any(damage.is_missing for damage in damages):
+    expected = ledger_files(plan.out, plan.kind)
+    if not plan.job.is_whole(expected, notes=notes, own=plan.kind.notes, verifies=plan.verifies):
         return None
-    checksums.raise_damage(
-        damages,
-        f"{len(damages):,} files are not those that {plan.kind.name} wrote",
-        plan.job.remake,
-    )
-    # A killed run, or one of an earlier version, may not have listed them.
-    checksums.list_files(
-        plan.out,
-        [
-            name
-            for name in (plan.job.seal_name, plan.job.request_name, *plan.kind.notes)
-            if (plan.out / name).is_file()
-        ],
-    )
-    plan.job.tidy()
     totals.up_to_date = True
     return totals
 
