@@ -1,23 +1,27 @@
-"""Speed of the latent diffusion model on this device: `python -m benchmarks.gpu [--small]
-[--batch-sizes 32 64 ...] [--write FILE]`.
+"""Speed of the latent diffusion model on this device: `python -m benchmarks.gpu [--lease]
+[--small] [--batch-sizes 32 64 ...] [--write FILE]`.
 
 Training of the reference network and of mask-unet in bf16, with and without torch.compile, against
 the lineage's loop (float32, explicit softmax, VAE in the step) in the same run; then encoding and
 sampling.
 TFLOP/s count the operations that are executed (2 for a multiply-add, backward included). `--small`
 takes a small network on small images, to see on a CPU that everything runs: its figures mean
-nothing.
+nothing. `--lease` is for a device that is there for a few minutes: it compares losses with those of
+the CPU first, looks for the best batch size, measures the most telling rows, and leaves out what
+does not fit into `--seconds`. The table, and the same as JSON beside it, are written after each
+row.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.gpu_checks import loss_differences
 from benchmarks.gpu_steps import LineageStep, OurStep, made_plain
 from trainer.data.latent_scaling import LatentScaling
 from trainer.data.loader import loader
@@ -40,6 +45,10 @@ from trainer.models.denoisers.reference_unet import Config as ReferenceUNetConfi
 from trainer.sampling.generator import Generator, SamplingOptions
 
 NUM_CLASSES = 5
+# Of --lease, in seconds.
+BUDGET_S = 480.0
+# A larger batch is better by at least this factor, or the search ends.
+_BETTER = 1.03
 # Dense bf16 matrix rate in TFLOP/s, from the data sheets.
 PEAKS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}
 
@@ -143,10 +152,27 @@ class CachedTiles:
 
 
 class Bench:
-    """Measures on one device; rows that do not fit into its memory say so."""
+    """Measures on one device; rows that do not fit into its memory, or into the time, say so.
 
-    def __init__(self, device: torch.device, scale: Scale, folder: Path) -> None:
-        self.device, self.scale = device, scale
+    Args:
+        device: Where.
+        scale: What.
+        folder: For the cached tiles.
+        seconds: How long all of it may take; None for as long as it takes.
+        keep: Called with the rows after each.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        scale: Scale,
+        folder: Path,
+        seconds: float | None = None,
+        keep: Callable[[list[Row]], None] = lambda _: None,
+    ) -> None:
+        self.device, self.scale, self._keep = device, scale, keep
+        self._end = None if seconds is None else time.perf_counter() + seconds
+        self._longest_s = 0.0
         self.tiles = CachedTiles(folder, scale).write()
         self.rows: list[Row] = []
 
@@ -157,19 +183,59 @@ class Bench:
             self._add("lineage: float32, softmax matrix, VAE in the step", size, self._lineage)
         for size in self.scale.batch_sizes:
             for name, compiled in (("reference", False), ("reference", True), ("mask-unet", True)):
-                self._add(
-                    f"train {name}, bf16{', compiled' if compiled else ''}",
-                    size,
-                    lambda row, kind=name, on=compiled: self._train(row, on, kind),
-                )
-        self._add(
-            "train reference-class, bf16, compiled",
-            self.scale.batch_sizes[0],
-            lambda row: self._train(row, True, "reference-class"),
-        )
+                self._add_training(name, size, compiled=compiled)
+        self._add_training("reference-class", self.scale.batch_sizes[0], compiled=True)
         self._add("encode, bf16", self.scale.encode_batch, self._encode)
         self._add_samplings()
         return self.rows
+
+    def run_lease(self) -> list[Row]:
+        """Return the most telling rows that fit into the time: first whether the device computes
+        what the CPU does, then training at the best batch size, encoding and sampling.
+        """
+        for name in ("reference", "reference-class", "mask-unet"):
+            self._add(
+                f"20 steps of {name} in bf16 against the CPU in float32",
+                2,
+                lambda row, kind=name: self._compare(row, kind),
+            )
+        self._add("matrix product, bf16", 0, self._matmul)
+        best = self._best_batch()
+        for name in ("reference-class", "mask-unet", "reference"):
+            self._add_training(name, best, compiled=True)
+        self._add("encode, bf16", self.scale.encode_batch, self._encode)
+        self._add_samplings()
+        self._add(
+            "lineage: float32, softmax matrix, VAE in the step",
+            self.scale.lineage_batches[0],
+            self._lineage,
+        )
+        return self.rows
+
+    def _best_batch(self) -> int:
+        """Measure batch sizes, ascending, while they are worth it, and return the best."""
+        best, most = self.scale.batch_sizes[0], 0.0
+        for size in self.scale.batch_sizes:
+            speed = self._add_training("reference-class", size, compiled=False).images_per_s or 0.0
+            if speed < _BETTER * most:
+                break
+            best, most = size, speed
+        return best
+
+    def _add_training(self, name: str, batch: int, *, compiled: bool) -> Row:
+        return self._add(
+            f"train {name}, bf16{', compiled' if compiled else ''}",
+            batch,
+            lambda row: self._train(row, compiled, name),
+        )
+
+    def _compare(self, row: Row, name: str) -> None:
+        config = self._configs(dim=16)[name]
+        found = loss_differences(config.build(NUM_CLASSES, 4), self.device, NUM_CLASSES)
+        row.note = (
+            f"losses differ by at most {found.largest:.1e} ({'as' if found.is_alike else 'NOT as'}"
+            f" expected), resumed ones by {found.resumed:.1e}"
+        )
 
     def _add_samplings(self) -> None:
         steps, batch, image_px = (
@@ -194,20 +260,26 @@ class Bench:
                 ),
             )
 
-    def _add(self, what: str, batch: int, measure: Callable[[Row], None]) -> None:
-        row = Row(what, batch)
+    def _add(self, what: str, batch: int, measure: Callable[[Row], None]) -> Row:
+        row, began = Row(what, batch), time.perf_counter()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        try:
-            measure(row)
-        except torch.OutOfMemoryError:
-            row.note = "does not fit"
-        if self.device.type == "cuda":
-            row.memory_gib = torch.cuda.max_memory_allocated() / 2**30
+        if self._end is not None and began + self._longest_s > self._end:
+            row.note = "no time was left"
+        else:
+            try:
+                measure(row)
+            except torch.OutOfMemoryError:
+                row.note = "does not fit"
+            if self.device.type == "cuda":
+                row.memory_gib = torch.cuda.max_memory_allocated() / 2**30
+            self._longest_s = max(self._longest_s, time.perf_counter() - began)
         self.rows.append(row)
+        self._keep(self.rows)
         print(table([row], self.device).rpartition("\n")[2], file=sys.stderr, flush=True)
+        return row
 
     def _matmul(self, row: Row) -> None:
         size = 8192 if self.device.type == "cuda" else 512
@@ -217,13 +289,15 @@ class Bench:
 
     def _network(self, name: str = "reference") -> Denoiser:
         torch.manual_seed(0)
-        dim = self.scale.dim
-        configs: dict[str, DenoiserConfig] = {
+        return self._configs(self.scale.dim)[name].build(NUM_CLASSES, 4).to(self.device)
+
+    @staticmethod
+    def _configs(dim: int) -> dict[str, DenoiserConfig]:
+        return {
             "reference": ReferenceUNetConfig(dim=dim, mask_query="binary"),
             "reference-class": ReferenceUNetConfig(dim=dim, mask_query="class"),
             "mask-unet": MaskUNetConfig(dim=dim),
         }
-        return configs[name].build(NUM_CLASSES, 4).to(self.device)
 
     def _train(self, row: Row, compiled: bool, name: str) -> None:
         network = self._network(name).train().to(memory_format=torch.channels_last)
@@ -398,6 +472,10 @@ def main() -> int:
     parser.add_argument(
         "--small", action="store_true", help="a small network, to see that everything runs"
     )
+    parser.add_argument(
+        "--lease", action="store_true", help="what is most telling, within --seconds"
+    )
+    parser.add_argument("--seconds", type=float, default=BUDGET_S, help="of --lease")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[])
     parser.add_argument("--write", type=Path, help="write the table to this file")
     chosen = parser.parse_args()
@@ -407,12 +485,17 @@ def main() -> int:
     scale = (
         SMALL if chosen.small else Scale(batch_sizes=tuple(chosen.batch_sizes) or Scale.batch_sizes)
     )
+
+    def keep(rows: list[Row]) -> None:
+        if chosen.write:
+            chosen.write.write_text(f"{device_name(device)}\n\n{table(rows, device)}\n")
+            facts = {"device": device_name(device), "rows": [asdict(row) for row in rows]}
+            chosen.write.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+
     with tempfile.TemporaryDirectory() as folder:
-        rows = Bench(device, scale, Path(folder)).run()
-    text = f"{device_name(device)}\n\n{table(rows, device)}\n"
-    print(text)
-    if chosen.write:
-        chosen.write.write_text(text)
+        bench = Bench(device, scale, Path(folder), chosen.seconds if chosen.lease else None, keep)
+        rows = bench.run_lease() if chosen.lease else bench.run()
+    print(f"{device_name(device)}\n\n{table(rows, device)}\n")
     return 0
 
 

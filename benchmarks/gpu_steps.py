@@ -6,6 +6,7 @@ inside the step: the same function of the same parameters, computed otherwise.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,13 +89,14 @@ class LineageStep:
 @dataclass
 class OurStep:
     """One training step as the engine makes it: cached latents, autocast, fused AdamW, averages
-    every tenth step, no host sync.
+    every tenth step, no host sync; in float32 where `is_exact`.
     """
 
     network: Any
     device: torch.device
     objective: Objective = field(default_factory=lambda: Objective(loss="l1"))
     step: int = 0
+    is_exact: bool = False
 
     def __post_init__(self) -> None:
         inner = getattr(self.network, "_orig_mod", self.network)
@@ -107,7 +109,7 @@ class OurStep:
         """Return the loss of a batch of `CachedTiles`."""
         t = self.objective.timesteps_from_uniform(batch["u"])
         noisy = self.objective.noised(batch["latents"], batch["noise"], t)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=not self.is_exact):
             output = self.network(noisy, t, batch["mask"], batch["u"] < 0.5)
         loss = self.objective.per_sample_loss(output, batch["noise"], t).mean()
         loss.backward()
@@ -117,3 +119,21 @@ class OurStep:
         self.step += 1
         self.average.update(self.step)
         return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return copy.deepcopy(
+            {
+                "network": self.network.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "average": self.average.module.state_dict(),
+                "step": self.step,
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another one of the same network was."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average.module.load_state_dict(state["average"])
+        self.step = state["step"]

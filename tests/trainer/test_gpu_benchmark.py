@@ -4,9 +4,14 @@ its operations are those published.
 
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 import torch
 
+from benchmarks import gpu
+from benchmarks.gpu_checks import Differences, loss_differences
 from benchmarks.gpu_steps import LineageStep, OurStep, made_plain
 from trainer.models.denoisers.footprint import count_flops
 from trainer.models.denoisers.mask_unet import Config as MaskUNetConfig
@@ -75,3 +80,27 @@ def test_both_steps_learn():
         not torch.equal(parameter, old)
         for parameter, old in zip(plain.network.parameters(), before, strict=True)
     )
+
+
+def test_a_device_is_compared_with_the_cpu():
+    torch.manual_seed(0)
+    network = MaskUNetConfig(dim=16).build(5, 4)
+    found = loss_differences(network, torch.device("cpu"), 5)
+    assert 0 < found.largest < 0.001
+    assert found.resumed == 0
+    assert found.is_alike
+    assert not Differences(0.02, 0.0).is_alike
+    assert not Differences(0.0, 0.02).is_alike
+
+
+def test_a_lease_ends_in_time_and_keeps_what_was_measured(tmp_path, monkeypatch):
+    table = tmp_path / "gpu.md"
+    words = ["gpu", "--device", "cpu", "--small", "--lease", "--seconds", "1", "--write", table]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    assert gpu.main() == 0
+    rows = json.loads(table.with_suffix(".json").read_text())["rows"]
+    assert "losses differ by at most" in rows[0]["note"]
+    assert "(as expected)" in rows[0]["note"]
+    assert rows[-1]["note"] == "no time was left"
+    assert {row["what"].partition(",")[0] for row in rows} > {"train mask-unet", "encode"}
+    assert len(table.read_text().splitlines()) == len(rows) + 4
