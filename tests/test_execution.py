@@ -148,6 +148,17 @@ def test_a_death_that_the_pool_does_not_notice_breaks_it() -> None:
             wait_for(Future(), executor)
 
 
+def test_workers_have_the_variables_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_BEFORE", "x")
+    with Engine(1).executor() as executor:
+        assert executor.submit(os.getenv, "OF_BEFORE").result() == "x"
+    monkeypatch.delenv("OF_BEFORE")
+    monkeypatch.setenv("OF_NOW", "y")
+    with Engine(1).executor() as executor:
+        assert executor.submit(os.getenv, "OF_BEFORE").result() is None
+        assert executor.submit(os.getenv, "OF_NOW").result() == "y"
+
+
 def test_a_long_task_breaks_nothing() -> None:
     with Engine(1).executor() as executor:
         future = executor.submit(time.sleep, 2.5)

@@ -42,7 +42,7 @@ TABLES = ("tiles", "findings", "duplicates", "listing-issues")
 
 @pytest.fixture(scope="module")
 def entrance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Door, str]]:
-    """Yield one door for all tests: worker processes keep the variables of the first audit."""
+    """Yield one door for all tests."""
     with s3_server(tmp_path_factory.mktemp("moto") / "log") as server, door_before(server) as made:
         make_bucket(server, "bucket")
         yield made

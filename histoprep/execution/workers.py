@@ -61,7 +61,9 @@ def start_pool(num_workers: int) -> ProcessPoolExecutor:
         # The fork server and all its children inherit the blocked SIGINT: the parent decides when
         # they stop.
         forkserver.ensure_running()
-    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker)
+    return ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=_start_worker, initargs=(dict(os.environ),)
+    )
 
 
 def wait_for(
@@ -204,7 +206,11 @@ class _Context(ForkServerContext):
         self.set_forkserver_preload([*_PRELOADED, *loaded])
 
 
-def _start_worker() -> None:
+def _start_worker(variables: dict[str, str]) -> None:
+    # The fork server may be older than keys of an object store that were set since.
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, daemon=True).start()

@@ -37,9 +37,11 @@ _CORE = np.ones((5, 5), np.uint8)
 _THICK_PX = 3
 # Pixels in the middle of pieces: fewer are ringing. Of labels that were not there, at most 17 more
 # than the repair explains were found, of such that were mostly 20 and more. Where JPEG errs by more
-# than the labels at either side are away, that does not tell them apart, and fewer are enough.
+# than the label at a side is away, that does not tell them apart, and so many surely are none
+# without looking at what the repair explains: fewer where there is one at either side.
 _MAY_BE_THERE_PX = 5
 _SURELY_THERE_PX = 16
+_SURELY_BESIDE_PX = 40
 _SURELY_BETWEEN_PX = 20
 _CLEAR_QUALITY = 90
 _THICK = np.ones((_THICK_PX, _THICK_PX), np.uint8)
@@ -185,9 +187,10 @@ def _suspects(mask: UnderRepair, source_labels: Sequence[int]) -> Iterator[_Susp
     fits = mask.fits()
     for label in gone.tolist():
         thick = _num_thick(near, label)
-        is_between = {label - 1, label + 1} <= set(listed.tolist())
-        if is_between and mask.quality < _CLEAR_QUALITY:
-            is_surely_there = thick >= _SURELY_BETWEEN_PX
+        beside = {label - 1, label + 1} & set(listed.tolist())
+        if beside and mask.quality < _CLEAR_QUALITY:
+            is_between = len(beside) == 2
+            is_surely_there = thick >= (_SURELY_BETWEEN_PX if is_between else _SURELY_BESIDE_PX)
         else:
             unexplained = _num_thick(smoothed, label) - _num_thick(explained, label)
             is_surely_there = unexplained >= _SURELY_THERE_PX
