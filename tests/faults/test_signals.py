@@ -4,6 +4,7 @@ the same table in the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -88,7 +89,9 @@ def interrupt(
         assert time.monotonic() < until
         time.sleep(0.002)
     started = descendants(process.pid)
-    (os.killpg if group else os.kill)(process.pid, number)
+    # It may have ended by itself.
+    with contextlib.suppress(ProcessLookupError):
+        (os.killpg if group else os.kill)(process.pid, number)
     try:
         text = process.communicate(timeout=20)[1]
     finally:
@@ -155,7 +158,9 @@ def test_a_stop_at_a_random_time(
 
     number = choice.choice(list(CODE))
     code, text, started = interrupt(stage, is_time, number, choice.random() < 0.3)
-    assert code in (1, CODE[number]), text
+    # After its last line Python gives signals back to the system before it ends.
+    is_done = code == -number and "results: " in text
+    assert code in (1, CODE[number]) or is_done, text
     assert gone(started)
     assert zygote.run(arguments(stage), CALL).code == 1
     assert results(stage.workspace) == expected
