@@ -41,6 +41,9 @@ _THICK_PX = 3
 # without looking at what the repair explains: fewer where there is one at either side.
 _MAY_BE_THERE_PX = 5
 _SURELY_THERE_PX = 16
+# Means alone are none of a label beside another one: a second JPEG smooths them, and left no piece
+# of labels that were not there, where those that were there had 3 and more.
+_TRACE_PX = 2
 _SURELY_BESIDE_PX = 40
 _SURELY_BETWEEN_PX = 20
 _CLEAR_QUALITY = 90
@@ -187,16 +190,17 @@ def _suspects(mask: UnderRepair, source_labels: Sequence[int]) -> Iterator[_Susp
     fits = mask.fits()
     for label in gone.tolist():
         thick = _num_thick(near, label)
+        shown = as_blocks(near == label)[mask.rows, mask.columns].sum(axis=(1, 2))
+        blocks = np.flatnonzero((shown >= _THICK_PX) & ~fits)
         beside = {label - 1, label + 1} & set(listed.tolist())
         if beside and mask.quality < _CLEAR_QUALITY:
             is_between = len(beside) == 2
             is_surely_there = thick >= (_SURELY_BETWEEN_PX if is_between else _SURELY_BESIDE_PX)
         else:
             unexplained = _num_thick(smoothed, label) - _num_thick(explained, label)
-            is_surely_there = unexplained >= _SURELY_THERE_PX
+            has_trace = not beside or thick >= _TRACE_PX
+            is_surely_there = has_trace and unexplained >= _SURELY_THERE_PX
         if is_surely_there or thick >= _MAY_BE_THERE_PX:
-            shown = as_blocks(near == label)[mask.rows, mask.columns].sum(axis=(1, 2))
-            blocks = np.flatnonzero((shown >= _THICK_PX) & ~fits)
             yield _Suspect(label, is_surely_there, blocks)
 
 
