@@ -40,6 +40,7 @@ from benchmarks.following import (
     spread_of,
     train_network,
     train_probe,
+    warm_cosine,
 )
 from benchmarks.measuring import print_page
 from trainer.diffusion.guidance import guided
@@ -114,13 +115,7 @@ def train_mean_flow(network: Denoiser, tissue: Tissue, *, steps: int, seed: int)
     """Train a network with intervals in place and return it; windows as in `train_network`."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(seed)
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min(
-            (step + 1) / warmup, 0.05 + 0.475 * (1 + float(np.cos(np.pi * step / steps)))
-        ),
-    )
+    schedule = warm_cosine(optimiser, steps)
     network.train()
     for _ in range(steps):
         clean, mask = tissue.windows(BATCH, generator)

@@ -124,18 +124,25 @@ def train_network(
     """Train a network in place and return it."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(seed)
-    warmup = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: min(
-            (step + 1) / warmup, 0.05 + 0.475 * (1 + float(np.cos(np.pi * step / steps)))
-        ),
-    )
+    schedule = warm_cosine(optimiser, steps)
     network.train()
     for _ in range(steps):
         step_of(network, tissue, generator, optimiser)
         schedule.step()
     return network.eval()
+
+
+def warm_cosine(
+    optimiser: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a learning rate that rises over a twentieth of the steps and falls to a twentieth."""
+    warmup = max(1, steps // 20)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: min(
+            (step + 1) / warmup, 0.05 + 0.475 * (1 + float(np.cos(np.pi * step / steps)))
+        ),
+    )
 
 
 def step_of(

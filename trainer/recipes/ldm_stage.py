@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,11 +31,11 @@ from trainer.models.denoisers.footprint import count_flops
 from trainer.models.denoisers.interface import Denoiser
 from trainer.models.denoisers.masks import without_ignored
 from trainer.recipes.codecs import load_codec
-from trainer.recipes.ldm_config import Config, Diffusion, Sampling
+from trainer.recipes.ldm_config import Config, Diffusion, Sampling, Validation
 from trainer.recipes.ldm_data import training_dataset, validation_streams
 from trainer.recipes.ldm_denoiser import build_denoiser, check_image_size
 from trainer.sampling.generator import Generator, SamplingOptions
-from trainer.stage import StepOutput
+from trainer.stage import PositionDataset, StepOutput
 
 _NUM_BINS = 5
 NOISE_BINS = tuple(
@@ -133,24 +133,12 @@ class LdmStage:
         """Return `loss`: the mean over the validation split, noise levels spread evenly, with
         masks; `loss_null`: the same without masks.
         """
-        settings = self.config.validation
-        conditional, null = [], []
-        for start in range(0, settings.num_tiles, settings.batch_size):
-            positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
-            batch = {
-                name: tensor.to(self._device)
-                for name, tensor in self._validation.batch(positions).items()
-            }
-            batch["u"] = torch.from_numpy(spread_evenly(positions, settings.num_tiles)).to(
-                self._device
-            )
-            everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
-            conditional.append(self._losses(module, batch, ~everything))
-            null.append(self._losses(module, batch, everything))
-        return {
-            "loss": float(torch.cat(conditional).mean()),
-            "loss_null": float(torch.cat(null).mean()),
-        }
+        return condition_losses(
+            self._validation,
+            self.config.validation,
+            self._device,
+            lambda batch, drop: self._losses(module, batch, drop),
+        )
 
     def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         """Return a sheet: each row the mask, the tile as the codec gives it back, and a generated
@@ -309,6 +297,36 @@ def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
         return None
     latents.check_codec(codec)
     return codec
+
+
+def condition_losses(
+    dataset: PositionDataset,
+    settings: Validation,
+    device: torch.device,
+    losses: Callable[[dict[str, Tensor], Tensor], Tensor],
+) -> dict[str, float]:
+    """Return `loss`, the mean over the first tiles with noise levels spread evenly, and
+    `loss_null`, the same without the condition.
+
+    Args:
+        dataset: Samples by position.
+        settings: How many tiles, and how many at once.
+        device: Where the network is.
+        losses: (batch with `u` in (0, 1), which samples drop their condition, bool [batch]) -> the
+            loss of each, [batch].
+    """
+    shown, hidden = [], []
+    for start in range(0, settings.num_tiles, settings.batch_size):
+        positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
+        batch = {name: tensor.to(device) for name, tensor in dataset.batch(positions).items()}
+        batch["u"] = torch.from_numpy(spread_evenly(positions, settings.num_tiles)).to(device)
+        everything = torch.ones(len(positions), dtype=torch.bool, device=device)
+        shown.append(losses(batch, ~everything))
+        hidden.append(losses(batch, everything))
+    return {
+        "loss": float(torch.cat(shown).mean()),
+        "loss_null": float(torch.cat(hidden).mean()),
+    }
 
 
 def spread_evenly(positions: np.ndarray, total: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from trainer.errors import CheckpointError, ConfigError
 from trainer.models.layout_unet import LayoutConfig, LayoutUNet
 from trainer.recipes.ldm_config import Diffusion, Sampling, Validation
 from trainer.recipes.ldm_denoiser import names_by_id
-from trainer.recipes.ldm_stage import objective_of, sampling_options_of, spread_evenly
+from trainer.recipes.ldm_stage import condition_losses, objective_of, sampling_options_of
 from trainer.recipes.segmenter import TRAIN, VALIDATION, labelled_rows, rows_of
 from trainer.reporter import Reporter
 from trainer.sampling.layouts import MaskGenerator
@@ -194,24 +194,12 @@ class MaskStage:
         """Return `loss`: the mean over the validation split, noise levels spread evenly; and
         `loss_null`: the same with hidden class shares.
         """
-        settings = self.config.validation
-        shown, hidden = [], []
-        for start in range(0, settings.num_tiles, settings.batch_size):
-            positions = np.arange(start, min(start + settings.batch_size, settings.num_tiles))
-            batch = {
-                name: tensor.to(self._device)
-                for name, tensor in self._validation.batch(positions).items()
-            }
-            batch["u"] = torch.from_numpy(spread_evenly(positions, settings.num_tiles)).to(
-                self._device
-            )
-            everything = torch.ones(len(positions), dtype=torch.bool, device=self._device)
-            shown.append(self._losses(module, batch, ~everything))
-            hidden.append(self._losses(module, batch, everything))
-        return {
-            "loss": float(torch.cat(shown).mean()),
-            "loss_null": float(torch.cat(hidden).mean()),
-        }
+        return condition_losses(
+            self._validation,
+            self.config.validation,
+            self._device,
+            lambda batch, drop: self._losses(module, batch, drop),
+        )
 
     def images(self, module: nn.Module) -> dict[str, np.ndarray]:
         """Return a sheet: each row a held-out mask on its cells, and a generated one with the same
