@@ -37,6 +37,14 @@ def test_two_scanners_are_two_clusters() -> None:
     assert spread < 1
 
 
+def test_points_that_lie_far_out_stand_at_the_edge() -> None:
+    values = np.random.default_rng(6).normal(size=(400, 2)).astype(np.float32)
+    values[7] = (40, -40)
+    places = project(values, ("a", "b")).places
+    assert np.abs(places).max() == pytest.approx(1)
+    assert np.abs(places[7]).max() == pytest.approx(1)
+
+
 def test_the_axes_are_the_principal_components() -> None:
     rng = np.random.default_rng(4)
     hidden = rng.normal(size=(500, 2))

@@ -83,7 +83,7 @@ def wanted(query: list[tuple[str, str]]) -> list[int]:
         for name, value in query:
             if name == "text":
                 keep &= value.lower() in row["tile_id"].lower()
-            elif name == "class":
+            elif name in ("class", "also"):
                 keep &= share_of(row, int(value)) > 0
             elif name in ("min_share", "max_share") and class_id is not None:
                 share = share_of(row, class_id)
@@ -111,6 +111,7 @@ FILTERS = st.lists(
     st.one_of(
         st.tuples(st.just("text"), st.sampled_from(["tile-1", "CASE2", "3", "none"])),
         st.tuples(st.just("class"), st.sampled_from(["0", "4", "-1"])),
+        st.tuples(st.just("also"), st.sampled_from(["0", "4", "-1"])),
         st.tuples(st.just("min_share"), st.sampled_from(["0", "0.1", "0.33"])),
         st.tuples(st.just("max_share"), st.sampled_from(["0.05", "0.5", "1"])),
         st.tuples(st.just("group"), st.sampled_from(["case0", "case3", ""])),
@@ -121,8 +122,8 @@ FILTERS = st.lists(
         st.tuples(st.just("tag"), st.just("odd")),
     ),
     max_size=4,
-    # Only values of categories may be several.
-    unique_by=lambda pair: pair if pair[0] in ("group", "label") else pair[0],
+    # Only values of categories, and further classes, may be several.
+    unique_by=lambda pair: pair if pair[0] in ("group", "label", "also") else pair[0],
 )
 
 

@@ -19,6 +19,7 @@ from browsing import Browser, browsing
 from PIL import Image
 
 from histoprep import cli
+from histoprep.labels import LabelMap, SourceLabel, TargetClass, format_label_map
 from histoprep.schemas.manifest import read_manifest
 from histoprep.schemas.synthetic import read_real, write_real
 from histoprep.shards.write import write_shards
@@ -450,6 +451,23 @@ def test_sets_beside_are_matched_by_id(root: Path, tmp_path: Path) -> None:
             answer = server.ask(f"/api/image/{row}", {"set": "1"})
             with Image.open(io.BytesIO(answer.body)) as image:
                 assert np.array(image)[0, 0].tolist() != [0, 255, 0]
+
+
+def test_classes_that_only_have_names_are_those_of_the_manifest(tmp_path: Path) -> None:
+    root, label_map = make_set(tmp_path / "named"), tmp_path / "names.yml"
+    named = LabelMap(
+        "names",
+        tuple(SourceLabel(item, f"tissue {item}") for item in (0, 3, 7, 200)),
+        tuple(TargetClass(item, f"tissue {item}", "#123456") for item in (0, 3, 7, 200)),
+        {item: item for item in (0, 3, 7, 200)},
+    )
+    label_map.write_text(format_label_map(named))
+    for words, name in ((["--map", str(label_map)], "tissue"), ([], "label")):
+        (root.with_name("named.histoprep") / "manifest.parquet").unlink()
+        assert cli.run(["manifest", str(root), "--quiet", *words]) in (0, 3)
+        with browsing(root) as server:
+            shown = [cls["name"] for cls in server.get("set")["classes"]]
+        assert shown == [f"{name} {item}" for item in (0, 3, 7, 200)]
 
 
 def test_a_folder_without_an_audit_is_read_first(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def open_folder(workspace: Workspace, label_map: LabelMap | None) -> TileSet:
     """
     opened, _ = open_tiles_table(workspace.tiles)
     manifest = open_manifest(workspace.manifest) if workspace.manifest.is_file() else None
-    if label_map is None and manifest is not None and not manifest.label_map.is_identity:
+    if label_map is None and manifest is not None and not manifest.label_map.is_unnamed:
         label_map = manifest.label_map
     options = earlier_options(workspace)
     (tile_ids, images, masks), categories, numbers = _read_plain(opened, (*_SIZES, *_MEASURES))

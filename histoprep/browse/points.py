@@ -103,6 +103,8 @@ def project(values: np.ndarray, names: tuple[str, ...]) -> Projection:
     places = np.zeros((count, 2), np.float32)
     places[:, : first.shape[1]] = varying @ first
     reach = np.quantile(np.abs(places), 0.995, axis=0)
+    # Points that lie further out stand at the edge.
+    places = np.clip(places, -reach, reach)
     shares = [*(strength[::-1][:2] / strength.sum()), 0.0][:2]
     words = [*(_words(first[:, axis], labels) for axis in range(first.shape[1])), ""][:2]
     return Projection(

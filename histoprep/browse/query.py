@@ -30,6 +30,7 @@ class Query:
         findings: Keys of findings, one of which names the tile.
         class_id: A class that the mask holds; its share lies within `share`.
         share: Smallest and largest share, in [0, 1].
+        also: Further classes, all of which the mask holds.
         categories: Values by column, one of which the tile has; "" stands for none.
         ranges: Smallest and largest value by column, ends included; None for no limit.
         state: `dropped`, `kept`, or empty for both.
@@ -43,6 +44,7 @@ class Query:
     findings: tuple[str, ...] = ()
     class_id: int | None = None
     share: tuple[float, float] = (0.0, 1.0)
+    also: tuple[int, ...] = ()
     categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
     ranges: tuple[tuple[str, float | None, float | None], ...] = ()
     state: str = ""
@@ -76,16 +78,17 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
     """Return the query of an address.
 
     Args:
-        parameters: `text`, `finding`*, `class`, `min_share`, `max_share`, `group`*, `split`*,
-            `pool`*, `label`*, `min.COLUMN`, `max.COLUMN`, `state`, `tag`, `selection`, `sort`,
-            `order` (asc or desc); * may occur several times. Empty values count as missing, but
-            for the four categories.
+        parameters: `text`, `finding`*, `class`, `min_share`, `max_share`, `also`*, `group`*,
+            `split`*, `pool`*, `label`*, `min.COLUMN`, `max.COLUMN`, `state`, `tag`, `selection`,
+            `sort`, `order` (asc or desc); * may occur several times. Empty values count as missing,
+            but for the four categories.
 
     Raises:
         UsageError: There is no such parameter, or a value is no number.
     """
     single: dict[str, str] = {}
     findings: list[str] = []
+    also: list[int] = []
     categories: dict[str, list[str]] = {}
     limits: dict[str, list[float | None]] = {}
     for name, value in parameters:
@@ -95,6 +98,8 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
             continue
         elif name == "finding":
             findings.append(value)
+        elif name == "also":
+            also.append(_as_whole(name, value))
         elif name.startswith(("min.", "max.")):
             limits.setdefault(name[4:], [None, None])[name.startswith("max.")] = _number(
                 name, value
@@ -105,7 +110,9 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
             raise UsageError(
                 "there is no such parameter",
                 seen=name,
-                expected=", ".join((*_SINGLE, "finding", *CATEGORIES, "min.COLUMN", "max.COLUMN")),
+                expected=", ".join(
+                    (*_SINGLE, "finding", "also", *CATEGORIES, "min.COLUMN", "max.COLUMN")
+                ),
             )
     order, state = single.get("order", "asc"), single.get("state", "")
     _check_choice("order", order, ("asc", "desc"))
@@ -118,6 +125,7 @@ def parse_query(parameters: Iterable[tuple[str, str]]) -> Query:
             _number("min_share", single.get("min_share", "0")),
             _number("max_share", single.get("max_share", "1")),
         ),
+        also=tuple(also),
         categories=tuple((name, tuple(values)) for name, values in sorted(categories.items())),
         ranges=tuple((name, low, high) for name, (low, high) in sorted(limits.items())),
         state=state,
@@ -150,11 +158,13 @@ def _number(name: str, value: str) -> float:
 
 
 def _whole(values: Mapping[str, str], name: str) -> int | None:
-    if name not in values:
-        return None
-    number = _number(name, values[name])
+    return _as_whole(name, values[name]) if name in values else None
+
+
+def _as_whole(name: str, value: str) -> int:
+    number = _number(name, value)
     if number != int(number):
-        raise UsageError(f"{name} is no whole number", seen=values[name][:60])
+        raise UsageError(f"{name} is no whole number", seen=value[:60])
     return int(number)
 
 
@@ -203,6 +213,8 @@ class QueryEngine:
             chosen &= named
         if query.class_id is not None:
             chosen &= _holding(columns.shares, query.class_id, query.share, length)
+        for class_id in query.also:
+            chosen &= _holding(columns.shares, class_id, (0.0, 1.0), length)
         for name, values in query.categories:
             category = columns.categories[name]
             codes = [category.code_of(value) for value in values if value != _NO_VALUE]

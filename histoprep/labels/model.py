@@ -184,6 +184,12 @@ class LabelMap:
         )
 
     @property
+    def is_unnamed(self) -> bool:
+        """Return whether this is what `identity_map` gives: nobody named its classes."""
+        plain = identity_map(cls.id for cls in self.classes)
+        return self.is_identity and self.classes == plain.classes
+
+    @property
     def rest(self) -> SourceLabel | None:
         """Return the source label of all values that the map would not list otherwise, if any."""
         last = next((each for each in self.sources if each.ranges[-1][1] == MAX_SOURCE_ID), None)

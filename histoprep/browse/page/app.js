@@ -40,7 +40,7 @@ async function start() {
   };
   filters.legend(repaint);
   filters.display((name) => (name === "size" || name === "beside" ? grid.layout() : repaint()));
-  tables.start(about);
+  tables.start(about, (row) => viewer.open(grid.current, row));
   decisions.start(about, async () => {
     filters.draw();
     await grid.reload({ keepPlace: true });
@@ -65,12 +65,14 @@ async function start() {
   const move = (by) => () => (viewer.isOpen ? viewer.step(by) : inGrid() && grid.go(grid.beside(by)));
   const inGrid = () => view() === "tiles";
   const arrow = (across) => (event) => {
-    if (viewer.isOpen || !inGrid() || event.target.closest(".filters, .toolbar, .bar")) return false;
+    if (viewer.isOpen) return viewer.pan(typeof across === "number" ? across : 0, { row: 1, "-row": -1 }[across] ?? 0, event.shiftKey);
+    if (!inGrid() || event.target.closest(".filters, .toolbar, .bar")) return false;
     return move(across === "row" ? grid.columns : across === "-row" ? -grid.columns : across)();
   };
   const onTile = (action) => () => {
     if (inGrid() || viewer.isOpen) current().then((tile) => tile && action(tile)).catch(complain);
   };
+  const zoom = (by) => () => viewer.isOpen && (viewer.scale(by), viewer.readMiddle());
   const toggle = (id) => () => byId(id).click();
   keys.listen({
     j: move(1), k: move(-1),
@@ -87,7 +89,7 @@ async function start() {
       repaint();
     },
     o: toggle("outlines"),
-    "+": () => viewer.isOpen && viewer.scale(1.25), "-": () => viewer.isOpen && viewer.scale(0.8), 0: () => viewer.isOpen && viewer.fit(),
+    "+": zoom(1.25), "-": zoom(0.8), 0: () => viewer.isOpen && viewer.fit(),
     "/": () => !viewer.isOpen && byId("text").focus(),
     "?": keys.help,
   });
@@ -95,7 +97,10 @@ async function start() {
   async function show() {
     const name = view() in VIEWS ? view() : "tiles";
     for (const each of Object.keys(VIEWS)) byId(`view-${each}`).hidden = each !== name;
-    for (const each of document.querySelectorAll("nav [data-view]")) each.toggleAttribute("aria-current", each.dataset.view === name);
+    for (const each of document.querySelectorAll("nav [data-view]")) {
+      if (each.dataset.view === name) each.setAttribute("aria-current", "page");
+      else each.removeAttribute("aria-current");
+    }
     byId("heading").textContent = VIEWS[name];
     // The map is of the tiles that are filtered.
     document.querySelector("nav [data-view=points]").hash = new URLSearchParams([["view", "points"], ...query()]).toString();

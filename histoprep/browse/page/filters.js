@@ -58,7 +58,7 @@ const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 function part(name, title, open, there, content) {
   if (!there) return [];
-  const inUse = query().some(([key]) => key === name || (name === "quality" && /^(min|max)\./.test(key)) || (name === "decision" && ["state", "tag"].includes(key)));
+  const inUse = query().some(([key]) => key === name || (name === "class" && key === "also") || (name === "quality" && /^(min|max)\./.test(key)) || (name === "decision" && ["state", "tag"].includes(key)));
   const isOpen = open.size ? open.has(name) || inUse : inUse || name === "finding" || name === "class";
   return [element("details", { class: "part", data: { name }, open: isOpen }, element("summary", {}, capital(title), inUse && element("span", { class: "chip" }, "on")), content())];
 }
@@ -157,6 +157,7 @@ function words(name, text) {
     return finding ? `${finding.code} ${finding.name}` : text;
   }
   if (name === "class") return about.classes.find((cls) => String(cls.id) === text)?.name ?? `class ${text}`;
+  if (name === "also") return `also ${about.classes.find((cls) => String(cls.id) === text)?.name ?? `class ${text}`}`;
   if (name === "min_share") return `share from ${percent(Number(text))}`;
   if (name === "max_share") return `share to ${percent(Number(text))}`;
   if (name === "selection") return "selected by hand";

@@ -187,7 +187,7 @@ export class Grid {
     const caption = element(
       "span",
       { class: "caption" },
-      element("bdi", { class: "name" }, tile.name),
+      element("span", { class: "name" }, element("bdi", {}, tile.name)),
       element(
         "span",
         { class: "facts" },

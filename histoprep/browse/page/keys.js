@@ -3,7 +3,7 @@ import { byId, element } from "./dom.js";
 
 export const KEYS = [
   ["j, k", "next, previous tile"],
-  ["arrows", "move in the grid"],
+  ["arrows", "move in the grid; at full size, move a zoomed image, with Shift by a pixel"],
   ["Enter", "open the tile at full size"],
   ["x", "drop the tile, or keep it again"],
   ["t", "tag the tile"],
@@ -12,6 +12,7 @@ export const KEYS = [
   ["o", "outlines on or off"],
   ["+, -, 0", "zoom in, out, fit"],
   ["/", "search by name"],
+  ["in the map", "arrows move a cross (Shift: far), Space sets corners of a line, Enter ends it, or opens the tile at the cross"],
   ["Esc", "close"],
   ["?", "this list"],
 ];

@@ -16,6 +16,10 @@ let openTile;
 let chosen = { source: "", by: "class" };
 let found;
 let line = [];
+// Where keys are, in CSS pixels, and how far a key moves it.
+let cross = null;
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const STEP_PX = 8;
 let hidden = new Set();
 
 const colourOf = (entry, at) => entry.colour ?? FIRST[at] ?? `hsl(${Math.round(at * 137.5) % 360} 65% 50%)`;
@@ -34,16 +38,16 @@ function choice(name, titles, options, changed) {
 }
 
 function build(place) {
-  const canvas = element("canvas", { tabindex: "0", role: "img", "aria-label": "Map of tiles: draw a line around points to select their tiles" });
+  const canvas = element("canvas", { tabindex: "0", role: "application", "aria-label": "Map of tiles: arrows move a cross, Space sets corners of a line around points, Enter ends it or opens the tile at the cross" });
   place.replaceChildren(
     element("div", { class: "toolbar" },
       element("p", { id: "points-count", role: "status" }),
       element("label", {}, "Places by", element("span", { id: "points-sources" })),
       element("label", {}, "Colour by", choice("by", COLOUR_BY, Object.keys(COLOUR_BY).filter((name) => !(name in about.categories) || about.categories[name].num_values > 0), () => { hidden = new Set(); load().catch(complain); })),
     ),
-    element("p", { class: "lead" }, "Draw a line around points to see their tiles, and to tag or drop them. A click opens a tile."),
+    element("p", { class: "lead" }, "Draw a line around points to see their tiles, and to tag or drop them. A click opens a tile. Keys: arrows move a cross, Space sets corners, Enter ends the line."),
     element("ul", { class: "class-legend", id: "points-legend", "aria-label": "Colours of the points" }),
-    element("div", { class: "points-frame" }, canvas, element("figure", { class: "points-hover", hidden: true }, element("img", { alt: "" }), element("figcaption"))),
+    element("div", { class: "points-frame" }, canvas, element("figure", { class: "points-hover", role: "status", hidden: true }, element("img", { alt: "" }), element("figcaption"))),
     element("p", { class: "where", id: "points-axes" }),
   );
   listen(canvas);
@@ -130,6 +134,19 @@ function draw() {
     context.closePath();
     context.stroke();
   }
+  if (cross && document.activeElement === canvas) {
+    const [x, y] = cross;
+    context.globalAlpha = 1;
+    context.setLineDash([]);
+    context.strokeStyle = getComputedStyle(document.body).getPropertyValue("--ink");
+    context.lineWidth = 1.5;
+    context.beginPath();
+    for (const [right, down] of Object.values(ARROWS)) {
+      context.moveTo(x + 3 * right, y + 3 * down);
+      context.lineTo(x + 12 * right, y + 12 * down);
+    }
+    context.stroke();
+  }
 }
 
 /** Return whether a point lies inside of a closed line (even-odd rule). */
@@ -161,19 +178,11 @@ function listen(canvas) {
     return [event.clientX - box.left, event.clientY - box.top];
   };
   let shown = null;
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    line = [at(event)];
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (line.length) {
-      line.push(at(event));
-      draw();
-      return;
-    }
-    if (!found) return;
+  let isHeld = false;
+  /** Show the tile that is nearest to a place. */
+  const point = (place) => {
     const box = canvas.getBoundingClientRect();
-    const near = nearest(at(event), box);
+    const near = nearest(place, box);
     if (near === shown) return;
     shown = near;
     hover().hidden = near === null;
@@ -183,18 +192,10 @@ function listen(canvas) {
     hover().style.setProperty("top", `${Math.min(y + 12, box.height - 130)}px`);
     hover().querySelector("img").src = thumbnailOf(0, found.rows[near]);
     hover().querySelector("figcaption").textContent = found.legend[found.codes[near]]?.name ?? "none";
-  });
-  canvas.addEventListener("pointerup", async (event) => {
-    const drawn = line;
-    line = [];
+  };
+  /** Show the tiles inside of a line. */
+  const select = async (drawn) => {
     const box = canvas.getBoundingClientRect();
-    const far = Math.max(...drawn.map(([x, y]) => Math.hypot(x - drawn[0][0], y - drawn[0][1])), 0);
-    if (far < 6) {
-      const near = nearest(at(event), box);
-      if (near !== null) openTile(found.rows[near]);
-      draw();
-      return;
-    }
     const rows = found.rows.filter((_, index) => !hidden.has(found.codes[index]) && isInside(placeOf(index, box), drawn));
     draw();
     if (!rows.length) return;
@@ -204,6 +205,78 @@ function listen(canvas) {
     } catch (error) {
       complain(error);
     }
+  };
+  const openAt = (place) => {
+    const near = nearest(place, canvas.getBoundingClientRect());
+    if (near !== null) openTile(found.rows[near]);
+    draw();
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    isHeld = true;
+    cross = null;
+    line = [at(event)];
   });
-  canvas.addEventListener("pointerleave", () => (hover().hidden = true));
+  canvas.addEventListener("pointermove", (event) => {
+    if (isHeld) {
+      line.push(at(event));
+      draw();
+    } else if (found) {
+      point(at(event));
+    }
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    if (!isHeld || !found) return;
+    isHeld = false;
+    const drawn = line;
+    line = [];
+    const far = Math.max(...drawn.map(([x, y]) => Math.hypot(x - drawn[0][0], y - drawn[0][1])));
+    if (far < 6) openAt(at(event));
+    else select(drawn);
+  });
+  canvas.addEventListener("pointercancel", () => {
+    isHeld = false;
+    line = [];
+    draw();
+  });
+  canvas.addEventListener("pointerleave", () => {
+    hover().hidden = true;
+    shown = null;
+  });
+  canvas.addEventListener("keydown", (event) => {
+    if (!found || event.ctrlKey || event.metaKey || event.altKey) return;
+    const box = canvas.getBoundingClientRect();
+    const place = cross ?? [box.width / 2, box.height / 2];
+    const arrow = ARROWS[event.key];
+    if (arrow) {
+      const step = STEP_PX * (event.shiftKey ? 8 : 1);
+      cross = [box.width, box.height].map((most, axis) => Math.max(0, Math.min(most, place[axis] + step * arrow[axis])));
+      point(cross);
+    } else if (event.key === " ") {
+      cross = place;
+      line.push(place);
+    } else if (event.key === "Enter") {
+      const drawn = line;
+      line = [];
+      if (drawn.length > 2) select(drawn);
+      else openAt(place);
+    } else if (event.key === "Escape") {
+      line = [];
+    } else {
+      return;
+    }
+    event.preventDefault();
+    draw();
+  });
+  canvas.addEventListener("focus", () => {
+    const box = canvas.getBoundingClientRect();
+    cross = canvas.matches(":focus-visible") ? (cross ?? [box.width / 2, box.height / 2]) : null;
+    draw();
+  });
+  canvas.addEventListener("blur", () => {
+    line = [];
+    hover().hidden = true;
+    shown = null;
+    draw();
+  });
 }

@@ -6,10 +6,12 @@ import { change } from "./state.js";
 const NUM_EXAMPLES = 8;
 
 let about;
+let openTile;
 
-/** Begin with a set. */
-export function start(described) {
+/** Begin with a set; `open(row)` shows a tile at full size. */
+export function start(described, open) {
   about = described;
+  openTile = open;
 }
 
 const link = (changes, ...words) =>
@@ -25,6 +27,10 @@ function table(title, lead, heads, rows) {
 
 const number = (value) => element("td", { class: "num" }, typeof value === "number" ? count(value) : value);
 
+// Keys reach these tiles by the row's first link: a thousand rows would be a long way for Tab.
+const example = (tile) =>
+  element("button", { type: "button", class: "example", tabindex: "-1", title: tile.name, "aria-label": tile.name, onclick: () => openTile(tile.row) }, element("img", { src: thumbnailOf(0, tile.row), alt: "", loading: "lazy", onerror: (event) => event.target.parentElement.remove() }));
+
 /** Show a few tiles of each row, once it is in sight. */
 function gallery(parameters) {
   const place = element("td", { class: "gallery-cell" });
@@ -32,7 +38,7 @@ function gallery(parameters) {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();
     get("tiles", [...parameters, ["limit", NUM_EXAMPLES]])
-      .then(({ tiles }) => place.replaceChildren(element("div", { class: "strip" }, tiles.filter((tile) => tile.has_image).map((tile) => element("img", { src: thumbnailOf(0, tile.row), alt: "", title: tile.name, loading: "lazy", onerror: (event) => event.target.remove() })))))
+      .then(({ tiles }) => place.replaceChildren(element("div", { class: "strip" }, tiles.filter((tile) => tile.has_image).map(example))))
       .catch(complain);
   }).observe(place);
   return place;
@@ -80,11 +86,11 @@ export async function classes() {
     ),
   );
   const pairs = found.classes.map((cls, row) =>
-    element("tr", {}, element("th", { scope: "row" }, swatch(cls.colour), element("bdi", {}, cls.name)), found.pairs[row].map((tiles, column) => element("td", { class: `num${row === column ? " same" : ""}` }, count(tiles)))),
+    element("tr", {}, element("th", { scope: "row" }, swatch(cls.colour), element("bdi", {}, cls.name)), found.pairs[row].map((tiles, column) => element("td", { class: `num${row === column ? " same" : ""}` }, tiles ? link({ class: cls.id, also: row === column ? null : [found.classes[column].id] }, count(tiles)) : count(tiles)))),
   );
   const parts = [
     ...table("Classes", "Share of all mask pixels; tiles that hold the class; core-present: at least 5 pixels thick somewhere. Click for tiles, the largest share first.", [["Class"], ["Share", "num"], ["Tiles", "num"], ["Core-present", "num"], ["Groups", "num"], ...splits.map((split) => [split.name, "num"]), ["Examples"]], byClass),
-    ...(found.classes.length > 1 ? table("Class by class", "Tiles that hold both classes.", [["Class"], ...found.classes.map((cls) => [cls.name, "num"])], pairs) : []),
+    ...(found.classes.length > 1 ? table("Class by class", "Tiles that hold both classes. Click a number for them.", [["Class"], ...found.classes.map((cls) => [cls.name, "num"])], pairs) : []),
   ];
   if (about.categories.label.num_values > 0) {
     const labels = found.image_labels;

@@ -70,7 +70,7 @@ export class Viewer {
     const tile = this.tile;
     this.panes = this.paneList(tile).map((pane) => ({ ...pane, canvas: element("canvas", { tabindex: "0", role: "img", "aria-label": `${pane.title} of ${tile.name}` }), bitmap: null, mask: null }));
     this.canvas = this.panes[0].canvas;
-    this.readout = element("p", { class: "readout" }, "Move the pointer over the image: values appear here");
+    this.readout = element("p", { class: "readout" }, "Values under the pointer, or in the middle when keys zoom and move");
     this.side = element("div", { class: "side" }, ...this.facts());
     this.header = element("header", {});
     this.head();
@@ -293,6 +293,27 @@ export class Viewer {
     this.draw();
   }
 
+  /** Move what is seen of a zoomed image by a tenth of it, or by a pixel, and say what is in its
+      middle; returns whether it is zoomed. */
+  pan(right, down, byPixel) {
+    if (!this.zoom) return false;
+    const [width, height] = this.sizeOf(this.panes[0]);
+    const [across, along] = byPixel ? [1 / width, 1 / height] : [0.1 / this.zoom.factor, 0.1 / this.zoom.factor];
+    this.zoom.x = Math.max(0, Math.min(1, this.zoom.x + right * across));
+    this.zoom.y = Math.max(0, Math.min(1, this.zoom.y + down * along));
+    this.draw();
+    this.readMiddle();
+    return true;
+  }
+
+  /** Say what is in the middle of what is seen. */
+  readMiddle() {
+    const [pane] = this.panes;
+    const [width, height] = this.sizeOf(pane);
+    const { x, y } = this.zoom ?? { x: 0.5, y: 0.5 };
+    this.readAt(pane, Math.min(x * width, width - 1), Math.min(y * height, height - 1));
+  }
+
   place(pane, event) {
     const box = pane.canvas.getBoundingClientRect();
     const ratio = pane.canvas.width / box.width;
@@ -302,7 +323,7 @@ export class Viewer {
 
   listen(pane) {
     const { canvas } = pane;
-    let held = null;
+    const held = new Map();
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
       const { x, y, width, height } = this.place(pane, event);
@@ -310,17 +331,25 @@ export class Viewer {
     }, { passive: false });
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
-      held = { x: event.clientX, y: event.clientY };
+      held.set(event.pointerId, event);
+      this.read(pane, event);
     });
-    canvas.addEventListener("pointerup", () => (held = null));
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => held.delete(event.pointerId));
     canvas.addEventListener("pointermove", (event) => {
       const { width, height, zoom, ratio } = this.place(pane, event);
-      if (held && this.zoom) {
-        this.zoom.x -= ((event.clientX - held.x) * ratio) / zoom / width;
-        this.zoom.y -= ((event.clientY - held.y) * ratio) / zoom / height;
-        held = { x: event.clientX, y: event.clientY };
+      const before = held.get(event.pointerId);
+      const other = before && [...held.values()].find((each) => each.pointerId !== event.pointerId);
+      if (other) {
+        // Two fingers: what is between them stays there.
+        const apart = (each) => Math.hypot(each.clientX - other.clientX, each.clientY - other.clientY);
+        const between = this.place(pane, { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 });
+        this.scale(apart(event) / Math.max(1, apart(before)), [between.x / width, between.y / height]);
+      } else if (before && this.zoom) {
+        this.zoom.x -= ((event.clientX - before.clientX) * ratio) / zoom / width;
+        this.zoom.y -= ((event.clientY - before.clientY) * ratio) / zoom / height;
         this.draw();
       }
+      if (before) held.set(event.pointerId, event);
       this.read(pane, event);
     });
     canvas.addEventListener("dblclick", () => (this.zoom ? this.fit() : this.scale(4)));
@@ -328,7 +357,12 @@ export class Viewer {
 
   /** Say what is under the pointer. */
   read(pane, event) {
-    const { x, y, width, height } = this.place(pane, event);
+    const { x, y } = this.place(pane, event);
+    this.readAt(pane, x, y);
+  }
+
+  readAt(pane, x, y) {
+    const [width, height] = this.sizeOf(pane);
     const [column, row] = [Math.floor(x), Math.floor(y)];
     if (column < 0 || row < 0 || column >= width || row >= height) return;
     const parts = [`x ${column}, y ${row}`];
