@@ -187,7 +187,7 @@ class RunConfig(Section):
     `batch_size` is the number of samples of one optimiser step, over all devices and micro-steps: a
     device sees batch_size / (devices * accumulate) at once. `manifest` is a manifest or the index
     of shards, `root` the folder of the data set where it is another one than the manifest says.
-    `fold` is the cross-validation fold that is test, the next one being val.
+    `fold` is the cross-validation fold that is test, `inner_fold`, or the next one, is val.
     `out` is the run folder. `init` is a run, or a checkpoint of one, whose weights this one begins
     with. `log_level` debug prints what a step works on each time that the log is written.
     `devices` and `num_nodes` auto: what torchrun or SLURM started, else
@@ -200,6 +200,7 @@ class RunConfig(Section):
     manifest: str
     root: str | None = None
     fold: Natural | None = None
+    inner_fold: Natural | None = None
     init: str | None = None
     out: str
     batch_size: Positive = 4

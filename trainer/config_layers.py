@@ -25,7 +25,7 @@ from trainer.stage import DEFAULT_PRESETS, recipe_of
 _WHOLE = frozenset({"duration"})
 _PATHS = ("manifest", "out", "init")
 # What a run that continues another one does not take from it: its data and its place.
-_OF_ONE_RUN = ("manifest", "root", "fold", "init", "out", "latents", "preset")
+_OF_ONE_RUN = ("manifest", "root", "fold", "inner_fold", "init", "out", "latents", "preset")
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -53,7 +53,7 @@ def load_config(
     """Return the configuration of some layers: preset, then file, then --set, then flags.
 
     Paths become absolute; without `out` the run goes to runs/<preset or recipe>, with a
-    fold to runs/<preset or recipe>-fold<fold>.
+    fold to runs/<preset or recipe>-fold<fold>, with an inner one to -fold<fold>-inner<inner fold>.
 
     Args:
         recipe: Without a preset or a file it stands for its preset of full size; otherwise it must
@@ -99,7 +99,8 @@ def load_config(
             hint="leave out --recipe",
         )
     fold = "" if merged.get("fold") is None else f"-fold{merged['fold']}"
-    merged.setdefault("out", f"runs/{merged.get('preset') or merged['recipe']}{fold}")
+    inner = "" if merged.get("inner_fold") is None else f"-inner{merged['inner_fold']}"
+    merged.setdefault("out", f"runs/{merged.get('preset') or merged['recipe']}{fold}{inner}")
     for name in _PATHS:
         if isinstance(merged.get(name), str | Path):
             merged[name] = absolute(str(merged[name]))

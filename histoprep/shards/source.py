@@ -53,6 +53,7 @@ class TileSource:
     path: str
     root: str | None = None
     fold: int | None = None
+    inner_fold: int | None = None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -120,7 +121,9 @@ class TileSource:
         if self.fold is None:
             return self.manifest.read(_COLUMNS)
         table = self.manifest.read((*_COLUMNS, FOLD.name))
-        split = _split_of_folds(table[FOLD.name], self.fold, self.manifest.num_folds)
+        split = _split_of_folds(
+            table[FOLD.name], self.fold, self.inner_fold, self.manifest.num_folds
+        )
         return table.set_column(_COLUMNS.index("split"), "split", split).drop([FOLD.name])
 
     @cached_property
@@ -132,8 +135,8 @@ class TileSource:
     def split(self) -> np.ndarray:
         """Return train, val or test, str [n].
 
-        With a `fold`, its tiles are test, those of the next fold val (where there are more than
-        two), those of the others train, and tiles of no fold `held-out`.
+        With a `fold`, its tiles are test, those of `inner_fold`, or the next fold, val (where there
+        are more than two), those of the others train, and tiles of no fold `held-out`.
         """
         return self._texts("split")
 
@@ -239,16 +242,22 @@ class TileSource:
         return {"path": self.path, "root": self.root}
 
 
-def _split_of_folds(folds: pa.ChunkedArray, fold: int, num_folds: int) -> pa.Array:
+def _split_of_folds(
+    folds: pa.ChunkedArray, fold: int, inner_fold: int | None, num_folds: int
+) -> pa.Array:
     names = ["train"] * num_folds
     if num_folds > 2:  # otherwise nothing would be left to learn from
-        names[(fold + 1) % num_folds] = "val"
+        names[(fold + 1) % num_folds if inner_fold is None else inner_fold] = "val"
     names[fold] = "test"
     return pa.array([*names, "held-out"]).take(pc.fill_null(folds, num_folds).combine_chunks())
 
 
 def open_tiles(
-    path: str | Path, *, root: str | Path | None = None, fold: int | None = None
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    fold: int | None = None,
+    inner_fold: int | None = None,
 ) -> TileSource:
     """Return the tiles of a manifest (read from its files) or of shards (read by ranges).
 
@@ -257,12 +266,15 @@ def open_tiles(
             gs://, az://, https:// through obstore, others through fsspec).
         root: Folder or address that relative paths start from; None for that of the manifest.
         fold: The cross-validation fold that is test, from 0; None for the splits of the manifest.
+        inner_fold: Another one that is val; None for the next one. With each of the others in turn,
+            cross-validation is nested.
 
     Raises:
-        UsageError: There is nothing, no such fold, or the library for the scheme is missing.
+        UsageError: There is nothing, no such fold, no inner fold beside it, or the library for the
+            scheme is missing.
         IntegrityError: The manifest or index cannot be read.
     """
-    source = TileSource(str(path), None if root is None else str(root), fold)
+    source = TileSource(str(path), None if root is None else str(root), fold, inner_fold)
     num_folds = source.manifest.num_folds
     if fold is not None and not 0 <= fold < num_folds:
         raise UsageError(
@@ -271,5 +283,14 @@ def open_tiles(
             seen=f"fold {fold}",
             expected=f"0 to {num_folds - 1}" if num_folds else "a manifest with folds",
             hint="histoprep manifest --folds 5 writes five folds",
+        )
+    others = [other for other in range(num_folds) if fold not in (None, other)]
+    if inner_fold is not None and (inner_fold not in others or num_folds < 3):
+        raise UsageError(
+            "this fold cannot be the inner one",
+            path=path,
+            seen=f"inner fold {inner_fold} of {num_folds} folds; test is"
+            f" {'no fold' if fold is None else f'fold {fold}'}",
+            expected="a fold that is test, and another one of at least two that are left",
         )
     return source

@@ -66,6 +66,24 @@ def test_each_fold_is_test_once_and_validation_once(
         assert tiles.digest == plain.digest
 
 
+@pytest.mark.parametrize("kind", ["manifest", "shards"])
+def test_with_an_inner_fold_each_pair_of_folds_is_test_and_validation(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(kind)
+    folds = open_tiles(path).manifest.read((FOLD.name,))[FOLD.name].to_pylist()
+    for fold, inner in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
+        names = {None: "held-out", fold: "test", inner: "val"}
+        tiles = open_tiles(path, fold=fold, inner_fold=inner)
+        assert tiles.split.tolist() == [names.get(at, "train") for at in folds]
+
+
+@pytest.mark.parametrize(("fold", "inner"), [(0, 0), (0, NUM_FOLDS), (None, 1)])
+def test_inner_folds_that_there_are_not(manifest: Path, fold: int | None, inner: int) -> None:
+    with pytest.raises(UsageError, match="cannot be the inner one"):
+        open_tiles(manifest, fold=fold, inner_fold=inner)
+
+
 def test_of_two_folds_the_other_one_trains(manifest: Path, tmp_path: Path) -> None:
     workspace = Workspace.of(open_manifest(manifest).root)
     options = replace(ManifestOptions(), folds="2")
@@ -88,6 +106,9 @@ def test_runs_of_folds_have_their_own_folders(manifest: Path) -> None:
     config = load_config(preset="diffmic-tiny", manifest=str(manifest), fold=1)
     assert Path(config.out).name == "diffmic-tiny-fold1"
     assert config.fold == 1
+    nested = load_config(preset="diffmic-tiny", manifest=str(manifest), fold=1, inner_fold=0)
+    assert Path(nested.out).name == "diffmic-tiny-fold1-inner0"
+    assert nested.inner_fold == 0
     assert Path(load_config(preset="diffmic-tiny", manifest=str(manifest)).out).name == (
         "diffmic-tiny"
     )

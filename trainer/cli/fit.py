@@ -80,6 +80,14 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    inner_fold: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Another fold that is val instead of the next: with each in turn, nested folds.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder.", show_default="runs/PRESET")
     ] = None,
@@ -134,6 +142,7 @@ def fit(
         "manifest": manifest,
         "root": None if root is None else str(root.absolute()),
         "fold": fold,
+        "inner_fold": inner_fold,
         "out": None if out is None else str(out),
         "latents": None if latents is None else str(latents),
         "codec": codec,

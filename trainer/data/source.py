@@ -20,13 +20,15 @@ def open_run_tiles(config: RunConfig) -> TileSource:
 
     Args:
         config: The run; `manifest` says which tiles, `root` where their files are, if they moved,
-            `fold` which cross-validation fold is test.
+            `fold` which cross-validation fold is test, `inner_fold` which one val.
 
     Raises:
         UsageError: There is no manifest or shard index, or its data set is nowhere.
         IntegrityError: The manifest or index cannot be read.
     """
-    tiles = open_tiles(config.manifest, root=config.root, fold=config.fold)
+    tiles = open_tiles(
+        config.manifest, root=config.root, fold=config.fold, inner_fold=config.inner_fold
+    )
     if tiles.is_sharded:
         return tiles
     if config.root is None:
