@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import uniform_filter1d
 
+from histoprep.neighbours import overlaps
 from histoprep.neighbours.borders import (
     LENGTH,
     Touching,
@@ -209,6 +210,29 @@ def test_overlapping_tiles_are_found_with_their_offset(stride_px: int) -> None:
     assert len(expected & found.keys()) >= 0.95 * len(expected)
 
 
+def test_an_overlap_of_an_eighth_is_found_at_sizes_of_few_cells() -> None:
+    # 200 px are 100 cells of two pixels, of which the overlap holds twelve.
+    side, step, num_fields = 200, 175, 12
+    tiles = [
+        np.ascontiguousarray(image)
+        for seed in range(num_fields)
+        for image in cut(field(seed, side + step), side, step).values()
+    ]
+    found = placed(tiles)
+    expected = {
+        (4 * number + first, 4 * number + second): (0, right, down)
+        for number in range(num_fields)
+        for first, second, right, down in (
+            (0, 1, step, 0),
+            (2, 3, step, 0),
+            (0, 2, 0, step),
+            (1, 3, 0, step),
+        )
+    }
+    right = sum(found.get(pair) == lies for pair, lies in expected.items())
+    assert right >= 0.95 * len(expected)
+
+
 @pytest.mark.parametrize("way", range(1, 8))
 def test_a_turned_part_is_found_with_its_orientation(way: int) -> None:
     image = field(5, 256)
@@ -248,6 +272,19 @@ def test_cells_refuse_no_pair_that_overlaps_and_most_others(way: int) -> None:
         for first in range(2, second)
     ]
     assert sum(others) <= 0.2 * len(others)
+
+
+def test_votes_counted_in_parts_are_those_counted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiles = [tile for seed in range(3) for tile in cut(field(seed, 256), TILE_PX, 64).values()]
+    whole = overlapping(tiles)
+    assert len(whole) > 20
+    for most in (500, 1):
+        monkeypatch.setattr(overlaps, "_MAX_VOTES", most)
+        parts = overlapping(tiles)
+        for name in ("first", "second", "orientation", "right", "down", "votes"):
+            assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
 
 
 def test_unrelated_tiles_overlap_nothing() -> None:

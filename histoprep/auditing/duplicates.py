@@ -132,7 +132,7 @@ def find_candidates(
     del images
     distinct = distinct.take(distinct.contrast >= MIN_CONTRAST)
     found.append(distinct.row[np.stack(_first_with_each(distinct.luminance), axis=1)])
-    near, num_unseen = _near_pairs(distinct.hash)
+    near, num_unseen = find_near_pairs(distinct.hash)
     unique = _unique_pairs(np.concatenate([*found, distinct.row[near]]))
     chosen = unique[:MAX_COMPARISONS]
     left_out = max(0, len(unique) - MAX_COMPARISONS) + num_unseen
@@ -179,7 +179,7 @@ def _first_with_each(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first[sorting], other[sorting]
 
 
-def _near_pairs(hashes: np.ndarray) -> tuple[np.ndarray, int]:
+def find_near_pairs(hashes: np.ndarray) -> tuple[np.ndarray, int]:
     """Return places of hashes, uint64 [n], that differ in few bits, int64 [pairs, 2], and how many
     pairs were too many to look at.
 

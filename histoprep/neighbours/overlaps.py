@@ -8,7 +8,7 @@ comes out is a candidate: `placement.py` compares the pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,9 @@ _FAR, _FEW_LANDMARKS = 1.2, 5_000
 _WEIGHT_FAR, _WEIGHT_NEAR, _MIN_WEIGHT = 1.5, 0.15, 9.0
 _WEIGHT_GROWTH, _FEW_TILES = 1.6, 50
 _ROWS = 100_000
+# Votes that are counted at once, some hundred bytes each; of more, those on one part of the tiles
+# after the other.
+_MAX_VOTES = 4_000_000
 # Landmarks of two tiles agree to so many cells.
 _AGREE_CELLS = 3.0
 
@@ -71,22 +74,54 @@ def find_overlapping(landmarks: Landmarks, tiles: np.ndarray) -> Overlapping:
         landmarks: Landmarks of all tiles, m of them, counted in cells of one size.
         tiles: The tile of each landmark, int64 [m], ascending.
     """
-    votes = [_no_votes()]
-    if len(tiles) > 1:
-        most = _FAR * min(_FEW_LANDMARKS / len(tiles), 1.0) ** (1 / NUM_NUMBERS)
-        nearest = min(_NEAREST + 1, len(tiles))
-        for own, other, far in _nearest(landmarks.numbers, most, nearest):
-            votes.append(_votes(landmarks, tiles, own, other, far))
     times = max(len(np.unique(tiles)) / _FEW_TILES, 1.0)
     least = _MIN_WEIGHT + _WEIGHT_GROWTH * float(np.log(times))
-    return _counted(np.concatenate(votes), least)
+    counted = [_counted(_no_votes(), least)]
+    if len(tiles) > 1:
+        most = _FAR * min(_FEW_LANDMARKS / len(tiles), 1.0) ** (1 / NUM_NUMBERS)
+        pairs = _nearest(landmarks.numbers, most, min(_NEAREST + 1, len(tiles)))
+        for begin, end in _parts_of_tiles(pairs, tiles):
+            votes = [_no_votes()]
+            for own, other, far in pairs():
+                first = np.minimum(tiles[own], tiles[other])
+                here = (first >= begin) & (first < end)
+                votes.append(_votes(landmarks, tiles, own[here], other[here], far[here]))
+            counted.append(_counted(np.concatenate(votes), least))
+    found = np.concatenate(counted)
+    found = found[np.lexsort((found["second"], found["first"], -found["weight"]))]
+    return Overlapping(
+        found["first"].astype(np.int64),
+        found["second"].astype(np.int64),
+        found["orientation"].astype(np.int64),
+        found["right"],
+        found["down"],
+        found["votes"],
+    )
 
 
-def _nearest(
-    numbers: np.ndarray, most: float, nearest: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield pairs of landmarks that are near each other, a part at a time: their positions (int64
-    [n] each) and how far they are (float64 [n]).
+_Pairs = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _parts_of_tiles(pairs: Callable[[], _Pairs], tiles: np.ndarray) -> list[tuple[int, int]]:
+    """Return ranges of tiles; at most `_MAX_VOTES` pairs of landmarks have the first of their tiles
+    in each, but for a range of one tile.
+    """
+    number = np.zeros(int(tiles[-1]) + 1, np.int64)
+    for own, other, _ in pairs():
+        number += np.bincount(np.minimum(tiles[own], tiles[other]), minlength=len(number))
+    parts, begin = [], 0
+    until = np.cumsum(number)
+    while begin < len(number):
+        before = int(until[begin - 1]) if begin else 0
+        end = int(np.searchsorted(until, before + _MAX_VOTES, side="right"))
+        parts.append((begin, max(end, begin + 1)))
+        begin = parts[-1][1]
+    return parts
+
+
+def _nearest(numbers: np.ndarray, most: float, nearest: int) -> Callable[[], _Pairs]:
+    """Return what yields pairs of landmarks that are near each other, a part at a time, whenever it
+    is called: their positions (int64 [n] each) and how far they are (float64 [n]).
 
     Args:
         numbers: float32 [landmarks, 7], whole multiples of 1 / UNIT.
@@ -97,15 +132,19 @@ def _nearest(
     limit = int(np.count_nonzero(np.sqrt(squares / UNIT**2) < most)) - 1
     stored = np.rint(numbers * UNIT).astype(np.int8)
     found = native.find_nearest(stored, limit, nearest, len(os.sched_getaffinity(0)))
-    for start in range(0, len(numbers), _ROWS):
-        rows = np.arange(start, min(start + _ROWS, len(numbers)))
-        if found is None:
-            far, near = nearest_by_tree(numbers, rows, most, nearest)
-        else:
-            far, near = np.sqrt(found[1][rows] / UNIT**2), found[0][rows]
-            far[np.arange(nearest) >= found[2][rows][:, None]] = np.inf
-        is_there = np.isfinite(far)
-        yield np.repeat(rows, is_there.sum(axis=1)), near[is_there].astype(np.int64), far[is_there]
+
+    def pairs() -> _Pairs:
+        for start in range(0, len(numbers), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(numbers)))
+            if found is None:
+                far, near = nearest_by_tree(numbers, rows, most, nearest)
+            else:
+                far, near = np.sqrt(found[1][rows] / UNIT**2), found[0][rows]
+                far[np.arange(nearest) >= found[2][rows][:, None]] = np.inf
+            there = np.isfinite(far)
+            yield np.repeat(rows, there.sum(axis=1)), near[there].astype(np.int64), far[there]
+
+    return pairs
 
 
 def nearest_by_tree(
@@ -220,8 +259,10 @@ def _joined_key(columns: list[np.ndarray]) -> np.ndarray:
     return key
 
 
-def _counted(votes: np.ndarray, least: float) -> Overlapping:
-    """Return the pairs that enough landmarks agree on, each with the most votes it has."""
+def _counted(votes: np.ndarray, least: float) -> np.ndarray:
+    """Return the pairs that enough landmarks agree on, each with the most votes it has, as votes
+    with their number (`votes`) and `weight`.
+    """
     votes, pair = _of_likely_pairs(votes, least)
     best: list[np.ndarray] = []
     for shift in (0.0, _AGREE_CELLS / 2):
@@ -251,13 +292,4 @@ def _counted(votes: np.ndarray, least: float) -> Overlapping:
     is_first[1:] = (found["first"][1:] != found["first"][:-1]) | (
         found["second"][1:] != found["second"][:-1]
     )
-    found = found[is_first]
-    found = found[np.lexsort((found["second"], found["first"], -found["weight"]))]
-    return Overlapping(
-        found["first"].astype(np.int64),
-        found["second"].astype(np.int64),
-        found["orientation"].astype(np.int64),
-        found["right"],
-        found["down"],
-        found["votes"],
-    )
+    return found[is_first]
