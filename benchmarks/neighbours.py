@@ -484,8 +484,8 @@ _CAPTION = (
     " Thresholds were chosen on every second colon image, on the lung and the generated images, and"
     " on painted tissue of the tests; none on the colon images that are held out. The strip along"
     " borders in which most landmarks lie was chosen on every second lung image, 120 colon"
-    " images and the first 20 generated ones. A pair of two fields of one case is not counted as false:"
-    " some fields of the colon set do overlap."
+    " images and the first 20 generated ones. A pair of two fields of one case is not counted as"
+    " false: some fields of the colon set do overlap."
 )
 
 

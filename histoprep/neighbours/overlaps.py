@@ -24,7 +24,7 @@ _FAR, _FEW_LANDMARKS = 1.2, 5_000
 # A pair of landmarks weighs 7 ln(1.5 / distance), as a ball in seven dimensions grows; a pair of
 # tiles needs so much among fifty tiles, and more among more. Chance brings pairs by the square of
 # the number of tiles; with this growth it brings less than one a tile.
-_WEIGHT_FAR, _WEIGHT_NEAR, _MIN_WEIGHT = 1.5, 0.15, 9.0
+_WEIGHT_FAR, _WEIGHT_NEAR, _MIN_WEIGHT = 1.5, 0.15, 10.5
 _WEIGHT_GROWTH, _FEW_TILES = 1.6, 50
 _ROWS = 100_000
 # Votes that are counted at once, some hundred bytes each; of more, those on one part of the tiles
