@@ -182,6 +182,27 @@ def test_rows_of_every_filter_are_undone(height: int, width: int, flat: bool, se
     assert np.array_equal(found, expected)
 
 
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    faint=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_of_colours_are_undone(height: int, width: int, faint: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lines = rng.integers(0, 256, (height, 1 + 3 * width), dtype=np.uint8)
+    if faint:
+        lines[:, 1:] %= 5
+    lines[:, 0] = rng.integers(0, 5, height)
+    found = native.unfilter_colours(lines.tobytes(), height, width)
+    header = png.PngFile(width, height, 8, png.RGB, False)
+    header.compressed = [memoryview(png.fast_zlib.compress(lines.tobytes()))]
+    bare = png.bare(header)
+    assert found is not None
+    assert np.array_equal(found, np.array(Image.open(io.BytesIO(bare))))
+    assert np.array_equal(imageio.decode_rgb(bare), found)
+
+
 def test_without_the_library_a_mask_reads_the_same(tmp_path: Path) -> None:
     mask = drawn("blobs", 224, 224, 5, 1)
     path = tmp_path / "mask.png"

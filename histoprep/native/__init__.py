@@ -179,6 +179,23 @@ def unfilter(lines: bytes, height: int, width: int) -> np.ndarray | None:
     return pixels
 
 
+def unfilter_colours(lines: bytes, height: int, width: int) -> np.ndarray | None:
+    """Return the pixels of a PNG of three bytes a pixel, uint8 [height, width, 3]; None without
+    the library.
+
+    Args:
+        lines: As for `unfilter`.
+        height: Rows.
+        width: Pixels of a row.
+    """
+    functions = _functions()
+    if functions is None:
+        return None
+    pixels = np.empty((height, width, 3), np.uint8)
+    functions.unfilter_colours(lines, height, width, bytes(3 * width), _address(pixels))
+    return pixels
+
+
 def shrink(image: np.ndarray, side: int) -> np.ndarray | None:
     """Return the means of square cells, uint8 [height / side, width / side], as cv2.INTER_AREA has
     them; None without the library or where cells do not fill the image.
@@ -325,6 +342,7 @@ class _Functions(NamedTuple):
     find_enlarged: ctypes._NamedFuncPointer
     best_offset: ctypes._NamedFuncPointer
     unfilter: ctypes._NamedFuncPointer
+    unfilter_colours: ctypes._NamedFuncPointer
     shrink: ctypes._NamedFuncPointer
     find_landmarks: ctypes._NamedFuncPointer
     find_nearest: ctypes._NamedFuncPointer
@@ -347,7 +365,9 @@ def _functions() -> _Functions | None:
     found.find_enlarged.argtypes = [pointer, whole, pointer, whole, pointer]
     found.best_offset.argtypes = [pointer, pointer, whole, pointer, pointer]
     found.best_offset.restype = None
-    found.unfilter.argtypes = [ctypes.c_char_p, whole, whole, ctypes.c_char_p, pointer]
+    for function in (found.unfilter, found.unfilter_colours):
+        function.argtypes = [ctypes.c_char_p, whole, whole, ctypes.c_char_p, pointer]
+        function.restype = None
     found.shrink.argtypes = [pointer, whole, whole, ctypes.c_int64, whole, pointer, pointer]
     found.find_landmarks.argtypes = [
         pointer, pointer, whole, whole, whole, pointer, ctypes.c_double, pointer, pointer, whole,
@@ -366,7 +386,6 @@ def _functions() -> _Functions | None:
     found.correlates.restype = whole
     found.shrink.restype = None
     found.measure_mask.restype = found.find_enlarged.restype = whole
-    found.unfilter.restype = None
     return found
 
 

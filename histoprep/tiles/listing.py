@@ -27,6 +27,7 @@ from histoprep.scanning import Issue, IssueKind, Pair, scan
 from histoprep.scanning.commands import import_commands
 from histoprep.scanning.formats import count_unread, describe_unread
 from histoprep.tiles.options import TableOptions
+from histoprep.tiles.seen_files import SeenFiles, SeenPair
 
 _PAIRS_A_STAT_TASK = 256
 _MASK = (1 << 64) - 1
@@ -103,19 +104,34 @@ class Listing:
     _keys: array[int] = field(default_factory=lambda: array("Q"))
     _states: array[int] = field(default_factory=lambda: array("Q"))
 
-    def walk(self, root: Path, options: TableOptions) -> Iterator[ListedTile]:
+    def walk(
+        self,
+        root: Path,
+        options: TableOptions,
+        *,
+        keep: SeenFiles | None = None,
+        seen: SeenFiles | None = None,
+    ) -> Iterator[ListedTile]:
         """Yield every pair with its files' sizes and times; sixteen threads ask the file system.
+
+        Args:
+            root: The data set.
+            options: What is listed, and how.
+            keep: Takes note of what the file system says, for a later walk.
+            seen: Notes of an earlier walk, which spare asking again.
 
         Raises UsageError, at the end, when there is neither an image nor a mask.
         """
         pairs = self._counted(scan(root, options.scan, self.issues.append))
         if options.sample is not None:
             pairs = _sampled(pairs, options.sample)
-        for pair in _with_stats(str(root), pairs):
+        for tile in _with_stats(str(root), pairs, seen):
             self.num_tiles += 1
-            self._digest.update(pair.facts)
-            self._states.append(pair.local.number)
-            yield pair
+            self._digest.update(tile.facts)
+            self._states.append(tile.local.number)
+            if keep is not None:
+                keep.note(tile.pair, SeenPair(tile.image, tile.mask, *tile.local))
+            yield tile
         if not self.num_found:
             raise self._nothing_found(root, options)
 
@@ -201,7 +217,17 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _with_stats(root: str, pairs: Iterable[Pair]) -> Iterator[ListedTile]:
+def _with_stats(root: str, pairs: Iterable[Pair], seen: SeenFiles | None) -> Iterator[ListedTile]:
+    notes = (seen or SeenFiles()).of(pairs)
+    for pair, known in notes:
+        if known is None:
+            rest = itertools.chain([pair], (pair for pair, _ in notes))
+            yield from _asked(root, rest)
+            return
+        yield ListedTile(pair, known.image, known.mask, LocalState(*known[2:]))
+
+
+def _asked(root: str, pairs: Iterable[Pair]) -> Iterator[ListedTile]:
     waiting: deque[Future[list[ListedTile]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         for chunk in batched(pairs, _PAIRS_A_STAT_TASK):

@@ -55,6 +55,7 @@ from histoprep.tiles.options import (
     stored_options,
 )
 from histoprep.tiles.reuse import EarlierTable, earlier_table
+from histoprep.tiles.seen_files import SeenFiles
 from histoprep.tiles.task import TileTask, read_part
 from histoprep.version import __version__
 
@@ -203,8 +204,9 @@ class TileTable:
         for later commands before any file is read. The caller holds the workspace's lock. Raises
         OutputError, or whatever the scan refuses.
         """
+        seen = SeenFiles()
         with keeping_options(self.workspace, self.requested):
-            listing = self._list(phases("listing", "tiles"))
+            listing = self._list(phases("listing", "tiles"), seen)
         self._settle_neighbours(listing)
         earlier, warning = self._earlier()
         if earlier is not None and self._is_current(earlier, listing):
@@ -215,7 +217,7 @@ class TileTable:
             return self._result(listing, listing.num_tiles, up_to_date=True)
         # The listing is walked again while work goes on, so that memory does not grow with it.
         again, count = Listing(), _Count()
-        tasks = self._tasks(again, earlier, count)
+        tasks = self._tasks(again, earlier, count, seen)
         if keeps_cells and listing.num_tiles <= MAX_UNASKED_TILES:
             tasks = (replace(task, keeps_cells=task.options.neighbours or False) for task in tasks)
         engine = self.engine_of_few(engine)
@@ -316,9 +318,10 @@ class TileTable:
                 ),
             )
 
-    def _list(self, advance: Advance = silent) -> Listing:
+    def _list(self, advance: Advance = silent, keep: SeenFiles | None = None) -> Listing:
         listing, self._few = Listing(), _Few()
-        for done, tile in enumerate(listing.walk(self.workspace.root, self.options), start=1):
+        tiles = listing.walk(self.workspace.root, self.options, keep=keep)
+        for done, tile in enumerate(tiles, start=1):
             self._few.add(tile)
             if not done % _LISTED_AT_ONCE:
                 advance(done, 0)
@@ -350,15 +353,18 @@ class TileTable:
         return {"root": str(self.workspace.root), "options": self.options.identity()}
 
     def _tasks(
-        self, listing: Listing, earlier: EarlierTable | None = None, count: _Count | None = None
+        self,
+        listing: Listing,
+        earlier: EarlierTable | None = None,
+        count: _Count | None = None,
+        seen: SeenFiles | None = None,
     ) -> Iterator[TileTask]:
         """Yield the partitions in order; `listing` and `count` are complete when all were
         yielded.
         """
         identity = self.options.identity()
-        for listed in batched(
-            listing.walk(self.workspace.root, self.options), self.options.partition_tiles
-        ):
+        tiles = listing.walk(self.workspace.root, self.options, seen=seen)
+        for listed in batched(tiles, self.options.partition_tiles):
             facts = ", ".join(tile.facts for tile in listed)
             key = digest_text(f"{SCHEMA_VERSION}\0{__version__}\0{identity}\0[{facts}]")
             listing.note_keys(listed)

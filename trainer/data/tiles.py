@@ -98,44 +98,51 @@ class TileDataset:
         """Return the samples of `positions` as one batch of tensors."""
         streams, rows = self.placement.place(positions, self.seed)
         draws = keyed_uniforms(self.seed, positions, "augment", 3)
-        read = [
-            self._read(int(stream), int(row), draw)
-            for stream, row, draw in zip(streams, rows, draws, strict=True)
-        ]
-        used = np.array([tile[0] for tile in read])
+        size = self.image_size
+        images = np.empty((len(positions), 3, size, size), np.float32)
+        masks = np.empty((len(positions), size, size), np.uint8)
+        read = np.array(
+            [
+                self._read(int(stream), int(row), draw, image, mask)
+                for stream, row, draw, image, mask in zip(
+                    streams, rows, draws, images, masks, strict=True
+                )
+            ]
+        )
+        used = read[:, 0]
         arrays: dict[str, Any] = {
             "position": positions,
             "row": used,
             "stream": streams,
-            "num_skipped": np.array([tile[1] for tile in read]),
-            "image": np.stack([tile[2] for tile in read]),
-            "mask": np.stack([tile[3] for tile in read]),
+            "num_skipped": read[:, 1],
+            "image": images,
+            "mask": masks,
             "label": self.labels[used],
         }
         return to_tensors(arrays) | draw_noise(self.seed, positions, self.noise_shape)
 
     def _read(
-        self, stream: int, row: int, draws: np.ndarray
-    ) -> tuple[int, int, np.ndarray, np.ndarray]:
+        self, stream: int, row: int, draws: np.ndarray, image: np.ndarray, mask: np.ndarray
+    ) -> tuple[int, int]:
+        """Write a tile into `image`, float32 [3, size, size], and `mask`, uint8 [size, size];
+        return its row and how many stood before it that cannot be read.
+        """
+        num_skipped = 0
         if self.on_unreadable == "stop":
-            return row, 0, *self._prepare(self.tiles.read(row), row, draws)
-        row, num_skipped, tile = read_next(
-            self.placement.streams[stream].rows, row, self.tiles.read
-        )
-        return row, num_skipped, *self._prepare(tile, row, draws)
-
-    def _prepare(self, tile: Any, row: int, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            tile = self.tiles.read(row)
+        else:
+            row, num_skipped, tile = read_next(
+                self.placement.streams[stream].rows, row, self.tiles.read
+            )
         size = self.image_size
         height_px, width_px = tile.image.shape[:2]
         check_size(height_px, width_px, size, self.fit, tile_id=str(self.tiles.tile_ids[row]))
-        mask = np.zeros((height_px, width_px), dtype=np.uint8) if tile.mask is None else tile.mask
         top, left = corner(height_px, width_px, size, self.fit, draws[1:])
         view = self.views[int(pick(draws[0], len(self.views)))]
-        image, mask = (
-            apply_view(array[top : top + size, left : left + size], view)
-            for array in (tile.image, mask)
-        )
-        return to_float(image), np.ascontiguousarray(mask)
+        window = (slice(top, top + size), slice(left, left + size))
+        to_float(apply_view(tile.image[window], view), out=image)
+        mask[...] = 0 if tile.mask is None else apply_view(tile.mask[window], view)
+        return row, num_skipped
 
 
 def read_next(rows: np.ndarray, row: int, read: Callable[[int], _Read]) -> tuple[int, int, _Read]:

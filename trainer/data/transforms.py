@@ -155,11 +155,14 @@ def corner(
 
 def to_float(
     rgb: UInt8[np.ndarray, " *batch height width 3"],
+    out: Float32[np.ndarray, " *batch 3 height width"] | None = None,
 ) -> Float32[np.ndarray, " *batch 3 height width"]:
-    """Return uint8 RGB [..., height, width, 3] as contiguous float32 [..., 3, height, width] in
-    [-1, 1]: x / 127.5 - 1.
+    """Return uint8 RGB [..., height, width, 3] as float32 [..., 3, height, width] in [-1, 1]:
+    x / 127.5 - 1; contiguous, or in `out`.
     """
-    scaled = np.ascontiguousarray(np.moveaxis(rgb, -1, -3)).astype(np.float32)
+    planes = np.ascontiguousarray(np.moveaxis(rgb, -1, -3))
+    scaled = np.empty(planes.shape, np.float32) if out is None else out
+    scaled[...] = planes
     scaled *= np.float32(1 / 127.5)
     scaled -= np.float32(1)
     return scaled

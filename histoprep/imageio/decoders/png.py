@@ -71,7 +71,11 @@ class PngDecoder(Decoder):
     def decode_rgb(self, data: bytes, header: Header) -> np.ndarray:
         """Return the image as uint8 RGB [height, width, 3]."""
         file = _file_of(header)
-        png.inflate(file)
+        lines = png.inflate(file)
+        if file.colour_type == png.RGB and file.bit_depth == 8 and not file.interlaced:
+            pixels = native.unfilter_colours(lines, file.height_px, file.width_px)
+            if pixels is not None:
+                return pixels
         return pillow_rgb(png.bare(file), header)
 
     def decode_stored(self, data: bytes, header: Header) -> np.ndarray:
