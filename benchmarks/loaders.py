@@ -202,12 +202,21 @@ def _compare(expected: list[str], found: list[str]) -> str:
     return f"{lost} of {len(expected)} tiles lost, {again} repeated"
 
 
-def _shards(root: Path, label_map: Path | str, out: Path) -> Path:
+def _prepare(root: Path, label_map: str, out: Path) -> None:
     workspace = Workspace.of(root)
     TileTable(workspace).build(InProcess(1))
-    labels = load_label_map(find_label_map(str(label_map)))
+    labels = load_label_map(find_label_map(label_map))
     build_manifest(workspace.tiles, labels, ManifestOptions(), workspace.manifest)
     write_shards(workspace.manifest, out, ShardOptions(SHARD_BYTES), InProcess(1))
+
+
+def _shards(root: Path, label_map: Path | str, out: Path) -> Path:
+    """Return the shards of a data set; made by a process of their own, since `process_tree` waits
+    for whatever this one has started.
+    """
+    given = ("--prepare", root, "--label-map", label_map, "--folder", out)
+    command = [sys.executable, "-m", "benchmarks.loaders", *map(str, given)]
+    subprocess.run(command, check=True)
     return out
 
 
@@ -238,6 +247,7 @@ def _made(corpus: Path, folder: Path) -> Path:
 
 def _table(title: str, bench: Bench, scratch: Path) -> list[str]:
     rates = bench.rates()
+    print(rates, file=sys.stderr, flush=True)
     lines = [
         f"## {title}: {bench.size:,} tiles",
         "",
@@ -262,14 +272,18 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("HISTOPREP_DATA"))
     parser.add_argument("--corpus", type=Path, help="made pairs; made here if there are none")
     parser.add_argument("--write", type=Path)
-    for hidden, kind in (("folder", Path), ("keys", Path), ("state", Path), ("resume", Path)):
-        parser.add_argument(f"--{hidden}", type=kind, help=argparse.SUPPRESS)
+    for hidden in ("folder", "keys", "state", "resume", "prepare"):
+        parser.add_argument(f"--{hidden}", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--label-map", help=argparse.SUPPRESS)
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     for hidden in ("size", "workers", "stop"):
         parser.add_argument(f"--{hidden}", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
         _be_child(chosen)
+        return 0
+    if chosen.prepare:
+        _prepare(chosen.prepare, chosen.label_map, chosen.folder)
         return 0
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
