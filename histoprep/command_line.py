@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import sys
 import threading
 import traceback
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _NUM_SHOWN = 20
 # Options that say where results go.
 _PLACES = ("--out", "--workspace", "--output")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Typer carries click inside or beside it, depending on its version; this is the base of all errors
 # about options.
 _UsageError: Any = next(
@@ -103,6 +105,7 @@ class CommandLine:
 
     def _run(self, arguments: list[str], state: dict[str, bool], called: str) -> int:
         try:
+            _refuse_addresses(arguments)
             with self.stop_signals():
                 variable = f"_{self.name}_COMPLETE".upper()
                 return int(
@@ -186,6 +189,20 @@ class CommandLine:
                 _with_name(self.name, param.callback),
             )
         return command
+
+
+def _refuse_addresses(arguments: Sequence[str]) -> None:
+    """Raise UsageError where results are to go to an address: a path would be made of it."""
+    for at, word in enumerate(arguments):
+        option, is_joined, value = word.partition("=")
+        if option in _PLACES and not is_joined:
+            value = "".join(arguments[at + 1 : at + 2])
+        if option in _PLACES and _ADDRESS.match(value):
+            raise UsageError(
+                f"{option} names an address, and results are written to folders of this machine",
+                seen=value,
+                hint="write to a folder, and copy that with the tools of the store",
+            )
 
 
 def _with_name(name: str, callback: Any) -> Any:

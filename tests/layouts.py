@@ -597,6 +597,33 @@ PUBLISHED = [
         "class-then-two-folders": pairs_of(
             "{group}/raw/{i}.png", "{group}/seg/{i}.png", groups=("adenoma", "normal", "serrated")
         ),
+        # Paths that differ in several parts, or by what each sample's folders are called.
+        "two-folders-with-suffixed-slides": pairs_of(
+            "tiles/{group}/{i}_0.png", "masks/{group}_mask/{i}_0.png", groups=("W1", "W2")
+        ),
+        "ph2": pairs_of(
+            "PH2/IMD{i:03}/IMD{i:03}_Dermoscopic_Image/IMD{i:03}.bmp",
+            "PH2/IMD{i:03}/IMD{i:03}_lesion/IMD{i:03}_lesion.bmp",
+            draw=binary,
+        ),
+        "sites-with-folders-of-two-levels": pairs_of(
+            "data/{group}/raw/HE/{i}.png", "data/{group}/annotated/labels/{i}.png",
+            groups=("site1", "site2"),
+        ),
+        # Of several images beside a mask, the one that is no drawing and has its size.
+        "histoqc-with-further-files": pairs_of(
+            "TCGA-0{i}.svs/TCGA-0{i}.svs_thumb.png", "TCGA-0{i}.svs/TCGA-0{i}.svs_mask_use.png",
+            draw=binary,
+            also=[
+                Also("TCGA-0{i}.svs/TCGA-0{i}.svs_fuse.png", overlay),
+                Also("TCGA-0{i}.svs/TCGA-0{i}.svs_spur.png", lambda seed: binary(seed + 50)),
+                Also("TCGA-0{i}.svs/TCGA-0{i}.svs_zoom.png", lambda seed: tissue(seed, 24)),
+            ],
+        ),
+        "few-masks-beside-many-images": pairs_of(
+            "s/{i}.png", "s/{i}_ann.png", ids=(3, 17, 30),
+            alone=[f"s/{i}.png" for i in range(40, 77)],
+        ),
     }.items()
 ]  # fmt: skip
 
@@ -621,6 +648,30 @@ CHOICE = [
     ),
 ]  # fmt: skip
 
+CHOICE.append(
+    Layout(
+        "one-mask-for-an-image-and-its-normalised-copy",
+        pairs_of(
+            "{i}_he.png",
+            "{i}_truth.png",
+            also=[Also("{i}_normalised.png", lambda seed: tissue(seed + 70))],
+        ),
+        Outcome.CHOICE,
+        ("--image-suffix _he", "--image-suffix _normalised"),
+    )
+)
+CHOICE.append(
+    Layout(
+        "a-suffix-an-annotator",
+        lambda root: {
+            image: mask
+            for i, name in enumerate(("JS", "KM", "AB", "JS", "KM", "AB", "JS", "KM"))
+            for image, mask in pairs_of(f"t{i}.png", f"t{i}_{name}.png", ids=(i,))(root).items()
+        },
+        Outcome.CHOICE,
+        (r"--mask-pattern '^(?P<key>.+)(_AB|_JS|_KM)\.[^.]+$'  # 8 pairs",),
+    )
+)
 CHOICE.append(
     Layout(
         "one-mask-for-two-stains",
@@ -691,6 +742,12 @@ REFUSED = [
         many_masks("images/t{i}.png", "masks/t{i}/{i}{k}.png"),
         Outcome.REFUSED,
         ("combine", "--by instance"),
+    ),
+    Layout(
+        "label-studio-of-several-tags",
+        many_masks("images/{i}.png", "masks/task-{i}-annotation-1{i}-by-2-tag-{class_}-0.png"),
+        Outcome.REFUSED,
+        ("masks of 3 classes", "combine", "--by class", "llll|ssss|tttt"),
     ),
     Layout(
         "photographs-called-masks",

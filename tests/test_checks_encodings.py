@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -86,7 +87,15 @@ def test_a_palette_for_viewing_is_told_apart(tmp_path: Path) -> None:
         tmp_path / "alone", {"b": png_bytes(blobs((0, 1, 2)), 2, greys([0, 85, 170, 255]))}
     )
     [advice] = [finding.suggestion for finding in alone if finding.code == "HP413"]
-    assert "--palette index; or" in advice and "--palette grey; or" in advice
+    # No options of other doubts.
+    assert re.findall(r"--[a-z-]+ [a-z]+", advice) == ["--palette index", "--palette grey"]
+    decided = audited(
+        tmp_path / "decided",
+        {"b": png_bytes(blobs((0, 1, 2)), 2, greys([0, 85, 170, 255]))},
+        palette="grey",
+    )
+    [advice] = [finding.suggestion for finding in decided if finding.code == "HP413"]
+    assert advice.startswith("No command is needed where this was right")
 
 
 def test_min_is_white_is_an_error_that_tifffile_decides(tmp_path: Path) -> None:

@@ -111,10 +111,28 @@ def test_folders_of_images_that_are_not_read_are_a_warning_and_no_files(tmp_path
         by_subcode["unread-folder"].denominator,
     ) == (1, 5, 0)
     assert by_subcode["unread-folder"].suggestion.endswith(
-        f": histoprep audit {data.root} --images images --masks masks"
+        f": histoprep audit {data.root} --images images --masks masks; or, if the unread files are"
+        f" the masks: histoprep audit {data.root} --images images --masks masks_raw"
     )
     named = data.audit(scan={"images": "images", "masks": "masks"}).findings
     assert {finding.severity for finding in named if finding.code == "HP106"} == {Severity.INFO}
+
+
+def test_unread_folders_deep_in_the_data_set_have_commands_too(tmp_path: Path) -> None:
+    data = DataSet(tmp_path / "data")
+    for name in ("21", "22"):
+        data.image(f"train/images/{name}_training.jpg")
+        data.mask(f"train/mask/{name}_training_mask.png")
+        data.mask(f"train/1st_manual/{name}_manual1.png")
+        data.image(f"train/photos/{name}.jpg")
+    found = data.audit().findings
+    [advice] = [item.suggestion for item in found if item.subcode == "unread-folder"]
+    command = f"histoprep audit {data.root} --images images --masks"
+    # Photographs are no masks.
+    assert advice.endswith(
+        f": {command} mask; or, if the unread files are the masks: {command} 1st_manual"
+        " --image-suffix _training --mask-suffix _manual1"
+    )
 
 
 def test_dataset_csv(found: Found) -> None:

@@ -247,6 +247,25 @@ def test_suggestions(line: str, expected: str, capsys: pytest.CaptureFixture[str
     assert hint in PAGES
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "histoprep shard m.parquet --out s3://bucket/x",
+        "histoprep fix tiles --out=gs://bucket/x",
+        "trainer encode --manifest m.parquet --out az://container/x",
+    ],
+)
+def test_results_go_to_folders_of_this_machine(
+    line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = line.split()
+    assert PROGRAMS[program].run(arguments) == ExitCode.USAGE
+    assert "results are written to folders of this machine" in capsys.readouterr().err
+    # Nothing is made of the address.
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_existing_folder_that_is_called_nearly_like_a_command_is_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

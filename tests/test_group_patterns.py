@@ -93,3 +93,8 @@ def test_equal_groups_are_offered_once() -> None:
 def test_the_coarser_of_two_readings_by_separators_goes_first() -> None:
     names = [f"GT2012{i // 4:03}-{i % 4}-400-{j:03}" for i in range(24) for j in range(3)]
     assert [way.num_groups for way in suggest_groupings(pa.array(names))] == [6, 24]
+
+
+def test_columns_and_rows_of_tiles_are_no_groups() -> None:
+    grid = [f"tiles/W{slide}/{x}_{y}" for slide in (1, 2) for x in range(5) for y in range(5)]
+    assert suggest_groupings(pa.array(grid)) == []

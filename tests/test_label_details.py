@@ -122,9 +122,12 @@ def test_the_suffix_may_be_left_out(suffix: str, tmp_path: Path) -> None:
         ([128, 130], None, None),
         ([65_535, 65_530], None, 65_536),
         ([1, 2], None, None),
-        # (256 / 8)^2 = 1024 and (256 / 9)^2 = 809 against 1,000.
-        ([255, 248], None, 256),
-        ([255, 247], None, None),
+        # (256 / 25)^3 = 1074 and (256 / 26)^3 = 955 against 1,000.
+        ([255, 254, 231], None, 256),
+        ([255, 254, 230], None, None),
+        # A foreground, and one other value that is near to it.
+        ([0, 255, 253], None, None),
+        ([255, 254], None, 256),
     ],
 )
 def test_labels_stored_as_a_modulus_less_the_label(

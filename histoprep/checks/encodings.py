@@ -12,7 +12,7 @@ from histoprep import rule_ids
 from histoprep.checks import Chunk, Evidence, flag, true
 from histoprep.checks.commands import LEFT_OUT, fix
 from histoprep.checks.registry import row_rule, table_rule
-from histoprep.choices import Severity
+from histoprep.choices import MinIsWhiteReading, PaletteReading, Severity
 from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.mask_reading import MIN_IS_WHITE, PALETTE
 
@@ -94,6 +94,10 @@ NEGATIVE_LABEL = Rule(
 
 _NUM_SHOWN = 8
 _READINGS = {PALETTE: ("by index", "by grey value"), MIN_IS_WHITE: ("as stored", "inverted")}
+_CHOICES = {
+    PALETTE: (PaletteReading.INDEX, PaletteReading.GREY),
+    MIN_IS_WHITE: tuple(MinIsWhiteReading),
+}
 _TIFFFILE_CAUSE = (
     "tifffile stores labels unchanged and declares boolean arrays min-is-white: the stored value is"
     " used as the label."
@@ -146,7 +150,7 @@ def disagreeing(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
                 f"{kind}-decided",
                 evidence,
                 f"Decided: --{kind} {decided}.",
-                "",
+                f"No command is needed where this was right; otherwise: {_choices(kind)}",
             ):
                 yield replace(known, severity=Severity.WARNING)
         else:
@@ -160,6 +164,11 @@ def disagreeing(chunk: Chunk, evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+def _choices(kind: str) -> str:
+    """Return the commands that decide how masks of a kind are read."""
+    return "; or ".join(f"histoprep audit ROOT --{kind} {value}" for value in _CHOICES[kind])
+
+
 def _explained(kind: str, evidence: Evidence) -> tuple[str, str]:
     """Return cause and suggestion where the other masks tell which reading is right, else
     nothing.
@@ -167,7 +176,7 @@ def _explained(kind: str, evidence: Evidence) -> tuple[str, str]:
     readings = evidence.readings
     advice = readings.advice if kind == PALETTE else None
     if advice is None:
-        return "", ""
+        return "", f"Check some of these masks and decide: {_choices(kind)}"
     seen = readings.disagreements[PALETTE]
     words = {
         name: ", ".join(map(str, sorted(labels)[:_NUM_SHOWN]))

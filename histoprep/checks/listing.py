@@ -20,6 +20,7 @@ from histoprep.findings import Finding, FixSafety, Rule, Scope, finding
 from histoprep.labels import IGNORED, UNMAPPED, LabelMap
 from histoprep.names import to_text
 from histoprep.phrases import first_of
+from histoprep.remote import file_bytes
 from histoprep.scanning import IssueKind
 from histoprep.scanning.advice import (
     MAX_NAMES,
@@ -27,11 +28,16 @@ from histoprep.scanning.advice import (
     explain_masks_alone,
     explain_nothing_paired,
     further_masks,
+    pairing_command,
     suggest_pairing,
 )
 from histoprep.scanning.commands import import_commands, pairs_command
-from histoprep.scanning.content import Content
+from histoprep.scanning.content import Content, content_of
 from histoprep.scanning.formats import extension_of
+from histoprep.scanning.name_rules import is_data
+
+# Of the unread folders, so many are looked at.
+_MAX_SHOWN = 3
 
 ORPHAN_MASK = Rule(
     *rule_ids.ORPHAN_MASK,
@@ -528,20 +534,52 @@ def unread_folders(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _name_folders(evidence: Evidence) -> str:
-    """Return the advice to name the folders that were read, as a command where they are known."""
+    """Return the commands that read an unread folder of masks, or name the folders that were read,
+    where they are known.
+    """
     paths = evidence.overview[["image_path", "mask_path"]].dropna()
-    folders = [
-        sorted(paths[name].str.replace(r"(?s)/.*", "", regex=True).unique()) for name in paths
-    ]
-    if [len(names) for names in folders] != [1, 1] or folders[0] == folders[1]:
-        return _UNREAD_SUGGESTION
-    words = ("histoprep", "audit", to_text(str(evidence.root)), "--images", folders[0][0],
-             "--masks", folders[1][0])  # fmt: skip
+    advice = _others_as_masks(evidence, paths.image_path.tolist()[:MAX_NAMES])
+    named = {
+        differing
+        for pair in zip(paths.image_path, paths.mask_path, strict=True)
+        if (differing := _differing_folders(*pair)) is not None
+    }
+    if len(named) != 1:
+        return f"{_UNREAD_SUGGESTION}{advice}"
+    images, masks = named.pop()
+    words = ("histoprep", "audit", to_text(str(evidence.root)), "--images", images,
+             "--masks", masks)  # fmt: skip
     return (
         "If other folders are meant, name them with --images and --masks, and those of images"
         " without masks with --unlabelled. If the right ones were read, say so, and the others are"
-        f" only an info: {shlex.join(words)}"
+        f" only an info: {shlex.join(words)}{advice}"
     )
+
+
+def _differing_folders(image: str, mask: str) -> tuple[str, str] | None:
+    """Return the only two names of folders in which the paths of a pair differ, or None."""
+    parts = [path.split("/")[:-1] for path in (image, mask)]
+    if len(parts[0]) != len(parts[1]):
+        return None
+    differing = [names for names in zip(*parts, strict=True) if names[0] != names[1]]
+    return differing[0] if len(differing) == 1 else None
+
+
+def _others_as_masks(evidence: Evidence, images: list[str]) -> str:
+    """Return the commands that take unread folders of label-like files for the masks."""
+    issues = evidence.issues
+    commands = []
+    for folder in issues.path[issues.kind == IssueKind.UNREAD_FOLDER].tolist()[:_MAX_SHOWN]:
+        place = evidence.root / folder
+        try:
+            names = sorted(name for name in os.listdir(place) if is_data(name))[:MAX_NAMES]
+            looks = [content_of(file_bytes(place / name)).is_labels for name in names[:2]]
+        except OSError:
+            continue
+        masks = [f"{folder.rstrip('/')}/{name}" for name in names]
+        if looks and all(looks) and (found := pairing_command(evidence.root, images, masks)):
+            commands.append(found[0])
+    return "".join(f"; or, if the unread files are the masks: {command}" for command in commands)
 
 
 @table_rule(UNEXPECTED_FILE)

@@ -30,7 +30,8 @@ def wrapped_modulus(values: Collection[int], label_map: LabelMap | None = None) 
     None.
 
     With a label map: it lists none of the values, and all of the labels.
-    Without: all values lie nearer to the top than chance has it.
+    Without: all values lie nearer to the top than chance has it; 255 beside one other value than
+    254 is rather a foreground.
     """
     stored = {value for value in values if value}
     for modulus in _MODULI:
@@ -40,7 +41,9 @@ def wrapped_modulus(values: Collection[int], label_map: LabelMap | None = None) 
         if label_map is not None:
             if not label_map.unlisted(labels) and set(label_map.unlisted(stored)) == stored:
                 return modulus
-        elif (modulus / max(labels)) ** len(labels) >= _MIN_SURPRISE:
+        elif (modulus > 256 or len(labels) > 2 or max(labels) == 2) and (
+            modulus / max(labels)
+        ) ** len(labels) >= _MIN_SURPRISE:
             return modulus
     return None
 

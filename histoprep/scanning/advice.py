@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from histoprep.choices import CombineBy, Layout
+from histoprep.scanning.aligned_folders import aligned_readings
 from histoprep.scanning.combining import combined
 from histoprep.scanning.commands import audit_command, combine_command
 from histoprep.scanning.joined_names import joined_readings
@@ -46,7 +47,7 @@ def find_pairing(images: Iterable[str], masks: Iterable[str]) -> Reading | None:
         folder, slash, name = path.rpartition("/")
         names[folder + slash].append(name)
     folders = [FolderNames.of(folder, names[folder]) for folder in sorted(names)]
-    found = [*readings(folders), *joined_readings(folders)]
+    found = [*readings(folders), *joined_readings(folders), *aligned_readings(folders)]
     return next(
         (
             reading
@@ -155,7 +156,8 @@ def explain_nothing_paired(
         kept: Options of the last audit, which a command begins with.
     """
     image, mask = images[0], masks[0]
-    example = f"{_stem(image)} / {_stem(mask)}"
+    names = _stem(image), _stem(mask)
+    example = " / ".join(names if names[0] != names[1] else (image, mask))
     several = _several_an_image(images, masks)
     if several and (command := _combining(root, CombineBy(several[1]), images, masks)):
         what = several[0]

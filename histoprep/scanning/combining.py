@@ -64,6 +64,37 @@ class SeveralMasks:
 
 
 Groups = dict[str, frozenset[tuple[str, str]]]
+_NUMBER = re.compile(r"(\d+)")
+
+
+def tagged_masks(names: Sequence[str], files: Sequence[str]) -> SeveralMasks | None:
+    """Return how masks combine whose names begin with the number of an image and hold a class, such
+    as `task-7-annotation-3-by-1-tag-tumour-0`; None where no such pattern gives all of them.
+
+    Args:
+        names: Paths of masks below the root, all in one folder.
+        files: Paths of all images and masks below the root.
+    """
+    folder = names[0].rpartition("/")[0]
+    stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
+    plain = sorted({_NUMBER.sub("0", stem) for stem in stems})
+    if len(plain) < 2:
+        return None
+    start, texts, end = _differing(plain)
+    before = _NUMBER.split(start)
+    if len(before) < 3 or not all(text.isidentifier() for text in texts):
+        return None
+    parts = [re.escape(text) if at % 2 == 0 else r"\d+" for at, text in enumerate(before)]
+    parts[1] = r"(?P<key>\d+)"
+    after = "".join(
+        re.escape(text) if at % 2 == 0 else r"\d+" for at, text in enumerate(_NUMBER.split(end))
+    )
+    place = f"{re.escape(folder)}/" if folder else ""
+    pattern = f"{place}{''.join(parts)}(?P<class>{_any(texts)}){after}"
+    found = combined(files, CombineBy.CLASS, pattern)
+    if found is None or sum(map(len, found.values())) != len(names):
+        return None
+    return SeveralMasks(tuple(sorted(texts)), CombineBy.CLASS, pattern, are_numbered=False)
 
 
 def combined(files: Iterable[str], by: CombineBy, pattern: str | None = None) -> Groups | None:

@@ -29,8 +29,12 @@ _PATTERNS = (
         "name before two coordinates",
         r"([^/]+?)[ _-]+[xX]?[0-9]+[ _,-]+[yY]?[0-9]+[^/0-9]*$",
     ),
-    ("name before a running number", r"([^/]+?)[ _-]+[a-zA-Z]{0,5}[ _-]?[0-9]+[^/0-9]*$"),
-    ("name before the first separator", r"(?:^|/)([^/_-]+)[_-][^/]*$"),
+    # Numbers alone may be the column or row of a tile.
+    (
+        "name before a running number",
+        r"([^/]*[A-Za-z][^/]*?)[ _-]+[a-zA-Z]{0,5}[ _-]?[0-9]+[^/0-9]*$",
+    ),
+    ("name before the first separator", r"(?:^|/)([^/_-]*[A-Za-z][^/_-]*)[_-][^/]*$"),
 )
 # Arrow wants the group that it extracts to have a name.
 _FIRST_GROUP = re.compile(r"\((?!\?)")

@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import permutations, product
-from typing import NamedTuple
+from itertools import islice, permutations, product
+from typing import NamedTuple, Protocol
 
 from histoprep.image_formats import is_image
 from histoprep.names import pairing_key
@@ -23,6 +23,7 @@ from histoprep.scanning.name_rules import KEY
 # An affix counts when at least this share of the names on a side has it.
 _MIN_SHARE = 0.08
 _MAX_AFFIXES = 10
+_MAX_RARE = 2
 # Of the heads and tails that stand in one name together.
 _MAX_BOTH = 4
 # Folders beside each other are compared two by two up to this number.
@@ -55,7 +56,7 @@ _LESSER_WORDS = (
     " overlays vis visual preview contour contours boundary boundaries border edge edges distance"
     " distances dist prob probs probability probabilities heat heatmap heatmaps weight weights"
     " skeleton labeltrainids pred preds prediction predictions overlaid blend blended"
-    " visualization visualizations visualisation visualisations"
+    " visualization visualizations visualisation visualisations fuse fused"
 )
 MASK_WORDS = frozenset(_MASK_WORDS.split())
 # Of several masks of an image, those of these names are chosen last.
@@ -124,6 +125,16 @@ class Affixes:
         )
 
 
+class PathNames(Protocol):
+    """How the paths of both sides are said where two names of folders cannot say it."""
+
+    def pattern(self, affixes: Affixes, *, is_image: bool) -> str:
+        """Return the pattern of the paths of one side."""
+
+    def words(self, affixes: Affixes, *, is_image: bool) -> str:
+        """Return where one side lies, for a sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class JoinedFolders:
     """Folders of one side, the deep one, whose names stand in the file names of the other.
@@ -151,13 +162,13 @@ class JoinedFolders:
         if is_deep:
             folders = f"(?P<{groups[0]}>{'[^/]+/' * len(self.levels)}[^/]+)"
             return f"^{start}{folders}{_pattern_end(affixes)}"
-        separator = _escaped(self.separator)
+        separator = escaped(self.separator)
         parts = "".join(
             f"(?P<{group}>{level}){separator}"
             for group, level in zip(groups, self.levels, strict=False)
         )
         last = f"(?P<{groups[len(self.levels)]}>[^/]+)"
-        return f"^{start}{_escaped(affixes.head)}{parts}{last}{_pattern_end(affixes)}"
+        return f"^{start}{escaped(affixes.head)}{parts}{last}{_pattern_end(affixes)}"
 
     def words(self, affixes: Affixes, *, is_image: bool) -> str:
         """Return where one side lies: `FOLDER/*`, or `FOLDER_*` on the other side."""
@@ -183,7 +194,7 @@ class Places:
     num_alone: int = 0
     are_nested: bool = False
     crossed: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    joined: JoinedFolders | None = None
+    joined: PathNames | None = None
 
     @property
     def are_siblings(self) -> bool:
@@ -257,17 +268,17 @@ class Reading:
     def options(self) -> dict[str, str]:
         """Return the fields of `ScanOptions` that say the same."""
         if self.is_by_path:
-            mask = _escaped(self.mask.head)
-            image = _escaped(self.image.head) if self.image.head else f"(?!{mask}$)[^/]+"
+            mask = escaped(self.mask.head)
+            image = escaped(self.image.head) if self.image.head else f"(?!{mask}$)[^/]+"
             return {
                 "image_pattern": f"^(?P<key>(.*/)?){image}$",
                 "mask_pattern": f"^(?P<key>(.*/)?){mask}$",
             }
         if self.places.are_nested:
-            inner = _escaped(self.places.masks or "")
+            inner = escaped(self.places.masks or "")
             return {
-                "image_pattern": f"^(?P<key>(.*/)?){_name_pattern(self.image, 'key2')}",
-                "mask_pattern": f"^(?P<key>(.*/)?){inner}/{_name_pattern(self.mask, 'key2')}",
+                "image_pattern": f"^(?P<key>(.*/)?){name_pattern(self.image, 'key2')}",
+                "mask_pattern": f"^(?P<key>(.*/)?){inner}/{name_pattern(self.mask, 'key2')}",
             }
         if joined := self.places.joined:
             return {
@@ -277,8 +288,8 @@ class Reading:
         if self.places.crossed:
             images, masks = (_any_of(folders) for folders in self.places.crossed)
             return {
-                "image_pattern": f"^{images}{_name_pattern(self.image)}",
-                "mask_pattern": f"^{masks}{_name_pattern(self.mask)}",
+                "image_pattern": f"^{images}{name_pattern(self.image)}",
+                "mask_pattern": f"^{masks}{name_pattern(self.mask)}",
             }
         chosen: dict[str, str] = {}
         if self.places.images and self.places.masks:
@@ -311,13 +322,13 @@ class Reading:
 
 def _pattern(affixes: Affixes) -> str:
     """Return a pattern of names, which has no slash."""
-    pattern = f"^{_name_pattern(affixes)}".replace("[^/]*$", "").replace("[^/]+", ".+")
+    pattern = f"^{name_pattern(affixes)}".replace("[^/]*$", "").replace("[^/]+", ".+")
     return pattern.replace("[^/0-9]", "[^0-9]")
 
 
-def _name_pattern(affixes: Affixes, group: str = "key") -> str:
+def name_pattern(affixes: Affixes, group: str = "key") -> str:
     """Return the last part of a pattern of paths."""
-    head = _escaped(affixes.head)
+    head = escaped(affixes.head)
     if affixes.is_numbered:
         return rf"{head}(?P<{group}>\d+)(?!\d)[^/]*$"
     if affixes.num_padded:
@@ -341,18 +352,24 @@ def _pattern_end(affixes: Affixes) -> str:
     """Return the part of a pattern behind the key."""
     named = "|".join(affixes.extensions)
     after = rf"\.({named})$" if len(affixes.extensions) > 1 else rf"\.{named or '[^.]+'}$"
-    return _escaped(affixes.tail) + after
+    return escaped(affixes.tail) + after
 
 
 def _any_of(folders: tuple[str, ...]) -> str:
     """Return the part of a pattern that fits these folders, which end with a slash or are empty."""
-    parts = [_escaped(folder) for folder in folders]
+    parts = [escaped(folder) for folder in folders]
     return parts[0] if len(parts) == 1 else f"({'|'.join(parts)})"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text as a part of a pattern, with no more backslashes than it needs."""
     return re.sub(r"\\([ \-#&~])", r"\1", re.escape(text))
+
+
+def is_named_mask(affix: str) -> bool:
+    """Return whether the words of an affix without numbers are for masks alone."""
+    words = words_in(affix)
+    return bool(words) and words <= MASK_WORDS and not any(map(str.isdigit, affix))
 
 
 def _words(folder: str | None, affixes: Affixes) -> set[str]:
@@ -534,9 +551,13 @@ def _frequent(
     """Return the affixes that many stems share, most frequent first."""
     known = frozenset(stems)
     counts = Counter(part for stem in stems for part in set(parts_of(stem, known)) if part != stem)
-    wanted = least or max(2 if len(stems) > 2 else 1, _MIN_SHARE * len(stems))
+    some = 2 if len(stems) > 2 else 1
+    wanted = least or max(some, _MIN_SHARE * len(stems))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], len(item[0]), item[0]))
-    return [part for part, count in ordered if count >= wanted][:_MAX_AFFIXES]
+    found = [part for part, count in ordered if count >= wanted][:_MAX_AFFIXES]
+    # Few images may have a mask; a word for masks says so.
+    rare = (part for part, count in ordered if some <= count < wanted and is_named_mask(part))
+    return found + list(islice(rare, _MAX_RARE))
 
 
 class _Name(NamedTuple):
@@ -609,6 +630,8 @@ class _Side:
 
     def _is_of_a_slide(self, affixes: Affixes, number: int) -> bool:
         """Return whether affixes stand for some of the data rather than for one kind of file."""
+        if is_named_mask(affixes.head + affixes.tail):
+            return number < 1
         has_number = any(character.isdigit() for character in affixes.head)
         least = _MIN_OF_NUMBERED_HEADS if has_number else _MIN_OF_NAMES
         return number < max(1, least * self.num_names)

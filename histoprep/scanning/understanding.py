@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -20,16 +21,26 @@ from typing import Any, TypeVar
 import numpy as np
 
 from histoprep.choices import Layout
-from histoprep.errors import UsageError
+from histoprep.errors import BrokenFileError, UsageError
 from histoprep.image_formats import mask_suffixes
+from histoprep.imageio import read_header
 from histoprep.names import is_left_alone
 from histoprep.phrases import first_of, plural
 from histoprep.remote import file_bytes
-from histoprep.scanning.combining import SeveralMasks, are_variants
+from histoprep.scanning.aligned_folders import aligned_readings
+from histoprep.scanning.combining import SeveralMasks, are_variants, tagged_masks
 from histoprep.scanning.commands import audit_command, options_words
 from histoprep.scanning.content import Content, content_of, drawn_area
 from histoprep.scanning.joined_names import joined_readings
-from histoprep.scanning.layouts import FolderNames, Reading, crossed, readings, without_zeros
+from histoprep.scanning.layouts import (
+    Affixes,
+    FolderNames,
+    Reading,
+    crossed,
+    escaped,
+    readings,
+    without_zeros,
+)
 from histoprep.scanning.listing import ScanOptions
 from histoprep.scanning.name_rules import NameRules, is_data
 from histoprep.scanning.trial import gives_pairs
@@ -60,6 +71,8 @@ _MOSTLY = 0.6
 _NEARLY_ALL = 0.95
 # Masks of classes touch, and may overlap by the width of an outline.
 _MAX_OVERLAP = 0.1
+# A word, a number, and words behind it: `task-7-annotation-3-by-1-tag-tumour-0`.
+_NUMBERED = re.compile(r"[^0-9]+[0-9]+[^0-9].*[A-Za-z]")
 T = TypeVar("T")
 _NAMES = ("images", "masks", "image_suffix", "mask_suffix", "image_pattern", "mask_pattern")
 
@@ -100,11 +113,17 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
         # Masks of one folder may belong to images of several, wherever they lie.
         wider = [
             reading
-            for reading in (*look.crossed(), *joined_readings(look.folders))
+            for reading in (
+                *look.crossed(),
+                *joined_readings(look.folders),
+                *aligned_readings(look.folders),
+            )
             if _agrees(reading.options(), options)
         ]
         best = _wider(best, _best(look.convincing(wider), look))
     if not best:
+        if tagged := look.tagged_masks():
+            raise _tagged(root, tagged)
         return Understanding(options, has_labels_among_images=look.has_labels())
     family = look.family(best, [*look.convincing(possible), *look.convincing(wider)])
     are_disjoint = len(family) > 1 and look.are_disjoint(family)
@@ -190,18 +209,23 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
     # The same pairs, more or fewer of them, are no question.
     chosen: list[Reading] = []
     for reading in sorted(best, key=lambda reading: (-len(reading.pairs), reading.length)):
-        pairs = set(reading.pairs)
-        masks = {mask for _, mask in pairs}
-        if not any(
-            pairs <= set(other.pairs)
-            or (
-                # Longer keys that pair the same masks are no accident.
-                other.length < reading.length and masks <= {mask for _, mask in other.pairs}
-            )
-            for other in chosen
-        ):
+        if not any(_is_part_of(reading, other) for other in chosen):
             chosen.append(reading)
-    return chosen
+    fitting = [reading for reading in chosen if len(chosen) > 1 and look.sizes_agree(reading)]
+    return fitting or chosen
+
+
+def _is_part_of(reading: Reading, other: Reading) -> bool:
+    """Return whether a reading pairs nothing that a better one does not pair as well."""
+    if set(reading.pairs) <= set(other.pairs):
+        return True
+    (images, masks), (other_images, other_masks) = (
+        (set(side) for side in zip(*found.pairs, strict=True)) for found in (reading, other)
+    )
+    # Longer keys that pair the same masks are no accident; but other images of the same keys are
+    # of another kind.
+    are_of_another_kind = reading.mask == other.mask and not images & other_images
+    return other.length < reading.length and masks <= other_masks and not are_of_another_kind
 
 
 def _wider(best: list[Reading], wider: list[Reading]) -> list[Reading]:
@@ -242,11 +266,26 @@ def _several(
             )
         is_first = several.are_numbered or are_disjoint
         details = [combined, *details] if is_first else [*details, combined]
+    if joined := look.of_different_images(best):
+        suffixes, pairs = joined
+        command = audit_command(root, requested | suffixes)
+        words = f"{command}  # {plural(len(pairs), 'pair')}, each image with the mask that it has"
+        # Masks of two values may be of a class each, which their names alone tell.
+        details = [*details, words] if look.are_of_two_values(pairs) else [words, *details]
     return UsageError(
         what,
         path=root,
         details=details,
         hint="one of these commands; later commands keep the choice",
+    )
+
+
+def _tagged(root: Path, masks: SeveralMasks) -> UsageError:
+    return UsageError(
+        f"these images have masks of {len(masks.names)} classes, each in a file with the number of"
+        f" its image, and a tile has one mask: {first_of(masks.names)}",
+        path=root,
+        hint=masks.command(root),
     )
 
 
@@ -401,6 +440,64 @@ class _Look:
         files = (folder.path + name for folder in self.folders for name in folder.names)
         return SeveralMasks.of(best, list(files))
 
+    def are_of_two_values(self, pairs: Sequence[tuple[str, str]]) -> bool:
+        """Return whether the masks of a few pairs hold two values at most."""
+        return all(self._area(mask) is not None for _, mask in _spread(pairs, _FILES_A_SIDE))
+
+    def tagged_masks(self) -> SeveralMasks | None:
+        """Return how masks of several classes combine that lie in one folder and are called by the
+        number of their image.
+        """
+        if not all(folder.is_complete for folder in self.folders):
+            return None
+        files = [folder.path + name for folder in self.folders for name in folder.names]
+        for folder in self.folders[:_MAX_CROSSED]:
+            names = [folder.path + name for name in folder.names]
+            numbered = [name for name in names if _NUMBERED.match(name.rpartition("/")[2])]
+            if len(numbered) < 2 or self._looks(_spread(numbered, _FILES_A_SIDE)) is not (
+                Content.CLASSES
+            ):
+                continue
+            if found := tagged_masks(numbered, files):
+                return found
+        return None
+
+    def of_different_images(
+        self, best: Sequence[Reading]
+    ) -> tuple[dict[str, str], tuple[tuple[str, str], ...]] | None:
+        """Return the options and pairs that join readings whose masks have suffixes of their own,
+        such as that of who drew them, and belong to different images; None where they are no such.
+        """
+        first = best[0]
+        joined: list[Reading] = []
+        taken: set[str] = set()
+        for reading in sorted(self.verdicts, key=lambda reading: -len(reading.pairs)):
+            images = {image for image, _ in reading.pairs}
+            is_of_them = (
+                self.verdicts[reading]
+                and reading.places == first.places
+                and reading.image == first.image
+                and reading.mask == Affixes(tail=reading.mask.tail)
+                and reading.mask.tail
+            )
+            if is_of_them and not images & taken:
+                joined.append(reading)
+                taken |= images
+        if len(joined) < 2 or not set(best) <= set(joined):
+            return None
+        tails = "|".join(sorted(escaped(reading.mask.tail) for reading in joined))
+        options = {name: value for name, value in first.options().items() if name != "mask_suffix"}
+        options["mask_pattern"] = rf"^(?P<key>.+)({tails})\.[^.]+$"
+        pairs = tuple(sorted(pair for reading in joined for pair in reading.pairs))
+        named: dict[str, Any] = {**options, "layout": Layout.AUTO}
+        is_exact = gives_pairs(
+            pairs,
+            (folder.path + name for folder in self.folders for name in folder.names),
+            replace(self.options, **named),
+            is_complete=all(folder.is_complete for folder in self.folders),
+        )
+        return (options, pairs) if is_exact else None
+
     def are_disjoint(self, best: Sequence[Reading]) -> bool:
         """Return whether the masks of an image, one of each reading, hold two values each and do
         not lie over each other: they are classes of it, not the views of several readers.
@@ -496,6 +593,22 @@ class _Look:
         seen = [self.content(mask) for _, mask in _spread(reading.pairs, _FILES_A_SIDE)]
         # Colours are a view of the labels; classes and instances are a choice.
         return reading.rank, int(seen.count(Content.COLOURS) > len(seen) / 2)
+
+    def sizes_agree(self, reading: Reading) -> bool:
+        """Return whether images and masks of a few pairs have the same size, where it is known."""
+        sizes = [
+            (self._size(image), self._size(mask))
+            for image, mask in _spread(reading.pairs, _FILES_A_FOLDER)
+        ]
+        return all(image == mask for image, mask in sizes if image and mask)
+
+    def _size(self, path: str) -> tuple[int, int] | None:
+        """Return width and height of an image file; None for one that cannot be read."""
+        try:
+            header = read_header(file_bytes(Path(os.path.join(self.root, path))))
+        except (OSError, BrokenFileError):
+            return None
+        return header.width_px, header.height_px
 
     def has_labels_alone(self) -> bool:
         """Return whether some files without a mask look like labels, of a few in the folder that
