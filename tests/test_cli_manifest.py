@@ -469,6 +469,18 @@ class TestSplitsOfOtherTools:
             name: self._split_of(name) for name in self._names(dataset)
         }
 
+    def test_the_longest_end_of_a_path_of_another_machine_decides(self, dataset: Path) -> None:
+        name = self._names(dataset)[0]
+        for slide in ("S2", "S3"):
+            _tile(dataset / slide, "0_0", 1, int(slide[1]))
+        table = dataset.parent / "split.csv"
+        # All paths of the table lie in one folder, whose name is that of a slide.
+        table.write_text(f"image,split\n{name},train\nD:\\me\\S3\\0_0.jpg,test\n")
+        result = _run(dataset, "--split-file", table, "--no-groups")
+        assert result.exit_code == 0
+        splits = _splits(Workspace.of(dataset).manifest)
+        assert [tile for tile, split in splits.items() if split == "test"] == ["S3/0_0"]
+
     def test_a_name_of_two_tiles_decides_nothing(self, dataset: Path) -> None:
         name = self._names(dataset)[0]
         _tile(dataset / "more", name, 1, 999)

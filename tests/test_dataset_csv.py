@@ -188,3 +188,16 @@ def test_a_table_of_other_images_is_refused(tmp_path: Path) -> None:
     assert "`slide_id`" in message
     table.labels("q.jpg")
     table.refuse_foreign("images/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("foo;bar\n1;2\n", "no header that is known: the first row is foo;bar"),
+        ("", "an empty table"),
+    ],
+)
+def test_a_column_of_a_table_without_a_header(tmp_path: Path, text: str, seen: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, text).column("case")
+    assert caught.value.seen == seen

@@ -14,7 +14,7 @@ from histoprep.errors import UsageError
 from histoprep.labels import LabelMap
 from histoprep.manifest import rows as manifest_rows
 from histoprep.manifest.choice import ChosenRows
-from histoprep.name_index import NameIndex, SlideIndex
+from histoprep.name_index import NameIndex, SlideIndex, common_end, without_suffix
 from histoprep.split.given import GivenSplit
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows
 
@@ -116,8 +116,18 @@ def _by_path(
     if given.kind == "tile":
         is_id = np.isin(given.keys, tile_keys)
         first = {name: name for name in given.names.filter(pa.array(is_id)).to_pylist()}
-        for path, name in zip(paths, meant, strict=True):
-            if name is not None and first.setdefault(name, path) != path:
+        # Of several tiles, a name means the one whose path it ends with for the most parts.
+        ends = [
+            0 if name is None else common_end(without_suffix(name), without_suffix(path))
+            for path, name in zip(paths, meant, strict=True)
+        ]
+        longest: dict[str | None, int] = {}
+        for name, end in zip(meant, ends, strict=True):
+            longest[name] = max(end, longest.get(name, 0))
+        for number, (path, name) in enumerate(zip(paths, meant, strict=True)):
+            if ends[number] < longest[name]:
+                codes[number] = NO_SPLIT
+            elif name is not None and first.setdefault(name, path) != path:
                 raise UsageError(
                     "a name in the split file fits several tiles",
                     seen=f"{name} for {first[name]} and {path}",

@@ -130,8 +130,8 @@ class DatasetCsv:
             raise UsageError(
                 f"the table has no column {name!r}",
                 path=self.path,
-                seen=", ".join(self.header) or "no header",
-                expected=name,
+                seen=", ".join(self.header) or self._without_header(),
+                expected=f"a header with {name}, and with image or slide_id, for one",
             )
         index = self.header.index(name.lower())
 
@@ -140,6 +140,12 @@ class DatasetCsv:
             return (row[index] or None) if row and len(row) > index else None
 
         return read
+
+    def _without_header(self) -> str:
+        first = next(iter(self.rows.values()), None)
+        if first is None:
+            return "an empty table"
+        return f"no header that is known: the first row is {self._separator.join(first)}"
 
     def unseen(self) -> Iterator[str]:
         """Yield the names that no image was found for, in order of the table."""
