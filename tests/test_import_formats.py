@@ -314,6 +314,21 @@ def test_numbers_of_objects_are_kept(tmp_path: Path) -> None:
 # MATLAB
 
 
+def test_images_beside_overlays_and_in_two_splits_are_found(tmp_path: Path) -> None:
+    for split in ("Train", "Test"):
+        import_samples.make_mat_consep(tmp_path / "source" / split)
+        (tmp_path / "source" / split / "Overlay").mkdir()
+        for image in (tmp_path / "source" / split / "Images").iterdir():
+            Image.new("RGB", (96, 96)).save(image.parents[1] / "Overlay" / image.name)
+    out = tmp_path / "tree"
+    assert run("import", "mat", tmp_path / "source", "--out", out) == ExitCode.OK
+    made = sorted(path for path in (out / "images").rglob("*.png"))
+    assert len(made) == 4
+    for path in made:
+        split = path.parent.relative_to(out / "images").parts[0]
+        assert path.samefile(tmp_path / "source" / split / "Images" / path.name)
+
+
 def test_mat_files_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample = import_samples.make_mat_lizard(tmp_path / "source")
     path = tmp_path / "source" / "Labels" / "consep_1.mat"

@@ -19,11 +19,14 @@ from histoprep import image_formats
 from histoprep.errors import UsageError
 from histoprep.names import is_left_alone, pairing_key
 from histoprep.phrases import first_of
+from histoprep.scanning.layouts import LESSER_WORDS, MASK_WORDS, words_in
 
 # Also what other tools read; whether histoprep reads them, the audit says.
 _SUFFIXES = frozenset(("bmp", "gif", "jp2", "j2k", "svs", "ndpi"))
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _SEPARATOR = re.compile(r"[\s_.\-]+")
+# What folders are called that hold drawings of the images and no images.
+_NO_IMAGES = LESSER_WORDS | MASK_WORDS
 _SCHEME = re.compile(r"^[A-Za-z][\w+.-]*://[^/]*")
 
 
@@ -82,7 +85,8 @@ class ImageIndex:
         """Return the image that a path of any machine names, or why there is none.
 
         Of several files of that name it is the one whose folders agree with the path furthest from
-        its end; where that is more than one, the one in the folder `beside`.
+        its end; where that is more than one, the one in the folder `beside` or nearest to it, but
+        for overlays and masks.
         """
         parts = parts_of(name)
         if not parts:
@@ -116,10 +120,21 @@ class ImageIndex:
         scores = [_shared_folders(parts, path) for path in paths]
         best = [path for path, score in zip(paths, scores, strict=True) if score == max(scores)]
         if len(best) > 1 and beside is not None:
-            best = [path for path in best if path.parent == beside] or best
+            best = _likeliest(best, beside)
         if len(best) > 1:
             return f"several images have this name: {first_of(best, limit=3)}"
         return best[0]
+
+
+def _likeliest(paths: list[Path], beside: Path) -> list[Path]:
+    """Return the one of these images in a folder, or else the nearest to it, overlays and masks of
+    the same names left out; several where nothing tells.
+    """
+    if here := [path for path in paths if path.parent == beside]:
+        return here
+    images = [path for path in paths if not words_in(path.parent.name) & _NO_IMAGES] or paths
+    near = [_num_shared([path.parts, beside.parts]) for path in images]
+    return [path for path, number in zip(images, near, strict=True) if number == max(near)]
 
 
 def _shared_folders(parts: tuple[str, ...], path: Path) -> int:
