@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -313,6 +314,19 @@ def test_validation_tiles_come_once_in_order_and_unchanged(blobs, tmp_path):
     assert rows.tolist() == data.rows["val"].tolist()
     image = SquareTiles(data.tiles, 64).read(int(rows[0])).image
     assert (image == data.tiles.read(int(rows[0])).image).all()
+
+
+def test_squares_are_read_once_while_there_is_room(blobs, tmp_path):
+    tiles = labelled_tiles(make_config(blobs, tmp_path)).tiles
+    bare = [SquareTiles(tiles, 48, most_kept_bytes=0).read(row).image for row in range(5)]
+    squares = SquareTiles(tiles, 48, most_kept_bytes=3 * 48 * 48 * 3)
+    for _ in range(2):
+        for row, expected in enumerate(bare):
+            assert np.array_equal(squares.read(row).image, expected)
+    kept = [squares.read(row).image is squares.read(row).image for row in range(5)]
+    assert kept == [True] * 3 + [False] * 2
+    # A worker gets none of them.
+    assert len(pickle.dumps(squares)) < 48 * 48
 
 
 def test_images_of_any_size_become_squares():

@@ -4,7 +4,7 @@ order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -21,15 +21,23 @@ from trainer.data.transforms import to_float
 from trainer.recipes.diffmic_config import Config
 from trainer.recipes.diffmic_labels import LabelledTiles
 
+# 1,700 squares of 224 px.
+_MOST_KEPT_BYTES = 256 << 20
+
 
 @dataclass(eq=False)
 class SquareTiles:
     """Tiles cut to their central square and scaled to `image_size`, whatever size they had;
     otherwise as the source. Picklable.
+
+    Squares are kept for the next pass, up to `most_kept_bytes` in each process: reading, decoding
+    and scaling cost more than all else that happens to a sample.
     """
 
     source: TileSource
     image_size: int
+    most_kept_bytes: int = _MOST_KEPT_BYTES
+    _kept: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def tile_ids(self) -> np.ndarray:
@@ -42,12 +50,22 @@ class SquareTiles:
         return self.source.label
 
     def read(self, row: int) -> Tile:
-        """Return a tile without its mask.
+        """Return a tile without its mask; the image is not to be written to.
 
         Raises:
             TileError: When it cannot be read.
         """
-        return Tile(square_image(self.source.read(row).image, self.image_size), None)
+        square = self._kept.get(row)
+        if square is None:
+            square = square_image(self.source.read(row).image, self.image_size)
+            square.flags.writeable = False
+            if (len(self._kept) + 1) * square.nbytes <= self.most_kept_bytes:
+                self._kept[row] = square
+        return Tile(square, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return everything but the squares."""
+        return {**self.__dict__, "_kept": {}}
 
 
 def square_image(image: np.ndarray, size_px: int) -> np.ndarray:

@@ -62,6 +62,7 @@ class DenoisingStage:
         # Frozen: evaluation mode for good, so that its batch statistics stay as they are.
         self.classifier = build_classifier(config, len(data.names)).eval().requires_grad_(False)
         self.classifier.load_state_dict(load_weights(run / GUIDANCE)[0])
+        self._validation = ordered_tiles(config, data, "val")
         self.num_tiles = len(data.rows["train"])
         self.num_positions = config.duration.num_positions(config.batch_size, self.num_tiles)
         self.chance: tuple[str, float] | None = ("recall", recall_by_guessing(data.counts()["val"]))
@@ -109,9 +110,7 @@ class DenoisingStage:
         """
         labels, scores, fused = [], [], []
         device = next(module.parameters()).device
-        for number, batch in enumerate(
-            evaluation_batches(ordered_tiles(self.config, self.data, "val"), self.config)
-        ):
+        for number, batch in enumerate(evaluation_batches(self._validation, self.config)):
             generator = start_generator(self.config.seed, number)
             classified = classify(
                 self.classifier,

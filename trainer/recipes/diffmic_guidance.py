@@ -44,6 +44,7 @@ class GuidanceStage:
         torch.manual_seed(config.seed)
         self.module: nn.Module = build_classifier(config, len(data.names))
         self.weights_from: Mapping[str, str] = load_pretrained(config, self.module, None)
+        self._validation = ordered_tiles(config, data, "val")
         self.num_tiles = len(data.rows["train"])
         self.num_positions = config.guidance.duration.num_positions(
             config.batch_size, self.num_tiles
@@ -101,8 +102,8 @@ class GuidanceStage:
         """Return accuracy, f1, precision, recall, auc and kappa of the fused logits on the
         validation tiles, and f1 of both parts.
         """
-        tiles, labels, parts = ordered_tiles(self.config, self.data, "val"), [], []
-        for batch in evaluation_batches(tiles, self.config):
+        labels, parts = [], []
+        for batch in evaluation_batches(self._validation, self.config):
             guidance: Guidance = module(normalise_images(batch["image"].to(_device_of(module))))
             parts.append(
                 torch.stack([guidance.fused, guidance.global_logits, guidance.local_logits])
