@@ -8,6 +8,7 @@ import pytest
 from moved_sets import move_with_unlabelled
 
 from trainer.cli import run as trainer
+from trainer.cli.sample import _mask_list
 from trainer.config_layers import load_config
 from trainer.data.source import open_run_tiles
 
@@ -45,6 +46,23 @@ def test_a_training_reads_it_where_it_is_and_resumes_elsewhere(
     assert "training is finished: 1 step" in capsys.readouterr().err
     other = tmp_path / "another run"
     assert fit(manifest, other, 1, "--root", str(root)) == 0, capsys.readouterr().err
+    # What comes next takes it, too.
+    assert f"next: trainer fit --manifest {manifest} --root {root} --codec" in (
+        capsys.readouterr().err
+    )
+    encode = ["encode", "--manifest", str(manifest), "--codec", str(other), "--image-size", "32"]
+    encode += ["--fit", "crop", "--report", "0", "--num-workers", "0", "--device", "cpu"]
+    assert trainer([*encode, "--out", str(tmp_path / "latents")]) == 2
+    assert "--root FOLDER" in capsys.readouterr().err
+    encode += ["--root", str(root), "--out", str(tmp_path / "latents")]
+    assert trainer(encode) == 0, capsys.readouterr().err
+    # Masks of a manifest are read there as well.
+    classes = open_run_tiles(
+        load_config(preset="codec-tiny", manifest=str(manifest), out="run", root=str(root))
+    ).label_map
+    place = tmp_path / "made"
+    listed = _mask_list(str(manifest), classes, None, None, None, place, root)
+    assert listed.read_mask(0).ndim == 2
     config = load_config(preset="codec-tiny", manifest=str(manifest), out="run", root=str(root))
     tiles = open_run_tiles(config)
     assert all(tiles.read(row).image.shape[2] == 3 for row in range(len(tiles)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,10 @@ def encode(
         ),
     ],
     *,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data set.", show_default="as in the manifest"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +107,7 @@ def encode(
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
     from histoprep.storage import beside
+    from trainer.data.source import check_root
     from trainer.device import choose_device
     from trainer.encode import EncodeOptions, encode_tiles
     from trainer.encode_report import report_codec
@@ -109,7 +115,8 @@ def encode(
     from trainer.recipes.codecs import load_codec
     from trainer.verify import require_whole
 
-    tiles, place = open_tiles(manifest), out or beside(manifest, "latents")
+    tiles, place = open_tiles(manifest, root=root), out or beside(manifest, "latents")
+    check_root(tiles, root, f"trainer encode --manifest {shlex.quote(manifest)}")
     check_outside(place, tiles.manifest.data_folders, "latents")
     if tiles.manifest.moved:
         console.note(tiles.manifest.moved)

@@ -240,11 +240,24 @@ def _check_codec(config: RunConfig, *, force: bool) -> None:
 def _next_steps(config: RunConfig, run: Path) -> list[tuple[object, ...]]:
     """Return what follows a training, by its recipe."""
     data = config.manifest
+    root = () if config.root is None else ("--root", config.root)
     steps: dict[str, list[tuple[object, ...]]] = {
         "codec": [
-            ("trainer", "fit", "--manifest", data, "--codec", run, "--preset", "mask-unet-tiny")
+            (
+                "trainer",
+                "fit",
+                "--manifest",
+                data,
+                *root,
+                "--codec",
+                run,
+                "--preset",
+                "mask-unet-tiny",
+            )
         ],
-        "ldm": [("trainer", "sample", "--checkpoint", run, "--masks", data, "--out", "synthetic")],
+        "ldm": [
+            ("trainer", "sample", "--checkpoint", run, "--masks", data, *root, "--out", "synthetic")
+        ],
         "diffmic": [("trainer", "test", run)],
         "segmenter": [("trainer", "test", run)],
         "masks": [("trainer", "test", run)],

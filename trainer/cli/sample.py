@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,10 @@ def sample(
         ),
     ],
     *,
+    root: Annotated[
+        Path | None,
+        _input("Folder of the data set of --masks.", show_default="as in the manifest"),
+    ] = None,
     split: Annotated[
         Split | None,
         _input(
@@ -256,7 +261,7 @@ def sample(
     classes = read_facts(checkpoint).label_map
     made_from: dict[str, Any] = {}
     if requested is None or mask_model is None:
-        listed = _mask_list(masks, classes, split, map_name, images, out)
+        listed = _mask_list(masks, classes, split, map_name, images, out, root)
         listed = listed if size is None else resize_masks(listed, size)
     else:
         listed, made_from = _generated_masks(
@@ -499,14 +504,18 @@ def _mask_list(
     map_name: str | None,
     images: Path | None,
     out: Path,
+    root: Path | None,
 ) -> MaskList:
     from histoprep.manifest.check import check_manifest
     from histoprep.shards import open_tiles
+    from trainer.data.source import check_root
     from trainer.sampling.masks import masks_in_folder, masks_of_tiles
 
     folder = Path(masks)
     # A folder of shards has an index and no label images.
     if folder.is_dir() and not any(folder.glob("*.parquet")):
+        if root is not None:
+            raise UsageError("--root belongs to a manifest, and these are label images", path=masks)
         for source in filter(None, (folder, images)):
             _check_apart(out, source)
         source_map = load_label_map(find_label_map(map_name)) if map_name else None
@@ -521,7 +530,10 @@ def _mask_list(
         raise UsageError(
             "--map and --images belong to a folder of masks; a manifest has its own", path=masks
         )
-    tiles = open_tiles(masks)
+    tiles = open_tiles(masks, root=root)
+    check_root(tiles, root, f"trainer sample --masks {shlex.quote(masks)}")
+    if tiles.manifest.moved:
+        console.note(tiles.manifest.moved)
     check_manifest(tiles.manifest)
     for folder in tiles.manifest.data_folders:
         _check_apart(out, folder)

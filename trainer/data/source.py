@@ -29,18 +29,32 @@ def open_run_tiles(config: RunConfig) -> TileSource:
     tiles = open_tiles(
         config.manifest, root=config.root, fold=config.fold, inner_fold=config.inner_fold
     )
+    check_root(tiles, config.root, f"trainer fit --manifest {shlex.quote(config.manifest)}")
+    return tiles
+
+
+def check_root(tiles: TileSource, root: str | Path | None, command: str) -> None:
+    """Check that the data set of a manifest is there.
+
+    Args:
+        tiles: The tiles of a manifest, or of shards, which need no data set.
+        root: Where it is said to be; None for where the manifest finds it.
+        command: What to type before `--root`.
+
+    Raises:
+        UsageError: It is nowhere.
+    """
     if tiles.is_sharded:
-        return tiles
-    if config.root is None:
-        tiles.manifest.check_root(f"trainer fit --manifest {shlex.quote(config.manifest)}")
-    elif not Path(config.root).is_dir():
+        return
+    if root is None:
+        tiles.manifest.check_root(command)
+    elif not Path(root).is_dir():
         raise UsageError(
             "the data set is not where --root says",
-            path=Path(config.root),
+            path=Path(root),
             seen="no folder",
             expected="the folder that the manifest was made of",
         )
-    return tiles
 
 
 def check_tile_sizes(tiles: TileSource, config: RunConfig, rows: np.ndarray) -> None:
