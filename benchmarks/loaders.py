@@ -247,7 +247,6 @@ def _made(corpus: Path, folder: Path) -> Path:
 
 def _table(title: str, bench: Bench, scratch: Path) -> list[str]:
     rates = bench.rates()
-    print(rates, file=sys.stderr, flush=True)
     lines = [
         f"## {title}: {bench.size:,} tiles",
         "",

@@ -70,6 +70,7 @@ PAGES = (
 )
 SPEED = ROOT / "benchmarks" / "results.md"
 AUDIT_SPEED = ROOT / "benchmarks" / "audit-results.md"
+LOADERS = ROOT / "benchmarks" / "loaders-results.md"
 _BLOCK = re.compile(r"(<!-- generated: (.+?) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
 _EXIT_MEANINGS = {
     ExitCode.OK: "nothing at or above `--fail-on`",
@@ -135,6 +136,11 @@ def audit_speed_table() -> str:
     return AUDIT_SPEED.read_text("utf-8")
 
 
+def loaders_tables() -> str:
+    """Return what the benchmark of loaders measured last, from the machine on."""
+    return LOADERS.read_text("utf-8").split("\n\n", 3)[3].replace("\n## ", "\n### ")
+
+
 def manifest_columns_table() -> str:
     """Return the columns of a manifest, with type and meaning."""
     rows = [
@@ -158,6 +164,7 @@ PARTS = {
     "encodings": as_markdown,
     "speed": speed_table,
     "audit speed": audit_speed_table,
+    "loaders": loaders_tables,
     "manifest columns": manifest_columns_table,
     **IMPORT_PARTS,
     **LAYOUT_PARTS,
