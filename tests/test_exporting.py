@@ -307,6 +307,28 @@ def test_yolo_segments_as_ultralytics_fills_them_differ_at_outlines_alone(
             assert (filled <= near).all() and (exact <= cv2.dilate(filled, np.ones((3, 3)))).all()
 
 
+def test_the_data_set_of_ultralytics_reads_it(
+    exported: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    dataset = pytest.importorskip("ultralytics.data.dataset")
+    utils = pytest.importorskip("ultralytics.data.utils")
+    out = exported("yolo-seg")
+    described = utils.check_det_dataset(str(out / "data.yaml"))
+    assert described["names"] == {0: "Stroma", 1: "Tumour: solid", 2: "Vessel"}
+    for split in ("train", "val", "test"):
+        wanted = read_yolo(out, split)
+        opened = dataset.YOLODataset(
+            img_path=described[split], data=described, task="segment", imgsz=SIDE_PX, augment=False
+        )
+        assert {Path(label["im_file"]).stem for label in opened.labels} == wanted.keys()
+        for label in opened.labels:
+            drawn, rings = wanted[Path(label["im_file"]).stem]
+            assert set(label["cls"].ravel() + 1) == set(np.unique(drawn)) - {0}
+            for read, ring in zip(label["segments"], rings, strict=True):
+                np.testing.assert_allclose(read * drawn.shape[::-1], ring, atol=1e-4)
+
+
 def test_yolo_says_what_it_cannot_keep(
     manifest: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
