@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import lossy_masks as made
@@ -50,6 +51,21 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.startswith(
         "info    HP403 lossy-mask (jpeg-history): 31 of 31 masks"
     )
+
+
+def test_the_page_shows_repaired_masks(tmp_path: Path) -> None:
+    root = make_set(tmp_path / "set", 90)
+    assert run(["repair", str(root), "--workers", "1"]) == ExitCode.OK
+    assert run(["audit", str(root), "--workers", "1"]) == ExitCode.FINDINGS
+    page = (tmp_path / "set.histoprep" / "report.html").read_text()
+    assert "HP408" in page, "specks that repair left are marked in what it left"
+    shown = {
+        int(label)
+        for legend in re.findall('<ul class="legend".*?</ul>', page)
+        for label in re.findall("<bdi>label ([0-9]+)", legend)
+    }
+    assert shown
+    assert shown <= {int(label) for index in range(NUM_MASKS) for label in made.regions(index).flat}
 
 
 def test_what_cannot_be_repaired_is_listed(

@@ -22,6 +22,7 @@ from histoprep.neighbours.placement import turned
 from histoprep.remote import file_bytes
 from histoprep.report import wanted_thumbnails
 from histoprep.report.thumbnails import Thumbnail, make_seam, make_thumbnail, unlisted
+from histoprep.schemas.repaired import open_repaired
 from histoprep.schemas.workspace import Workspace
 from histoprep.tiles.listing import absolute_path
 
@@ -46,7 +47,9 @@ class Seam(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailTask:
-    """Draws some tiles: (path the finding names, what is marked, image path, mask path)."""
+    """Draws some tiles: (path the finding names, what is marked, image path, path of the mask to
+    draw).
+    """
 
     root: str
     tiles: tuple[tuple[str, Mark, str | None, str | None], ...]
@@ -167,11 +170,12 @@ def make_thumbnails(
     marks: dict[str, list[Mark]] = {}
     for path, mark in wanted:
         marks.setdefault(path, []).append(mark)
+    repaired = _repaired(workspace, evidence, chosen.mask_path)
     tiles: list[tuple[str, Mark, str | None, str | None]] = []
     for image_path, mask_path in zip(chosen.image_path, chosen.mask_path, strict=True):
         image, mask = (path if isinstance(path, str) else None for path in (image_path, mask_path))
         tiles += [
-            (path, mark, image, mask)
+            (path, mark, image, _drawn(mask, mark, repaired))
             for path in (image, mask)
             if path is not None
             for mark in marks.get(path, ())
@@ -191,6 +195,18 @@ def make_thumbnails(
         remedies=_remedies(evidence, {path for path, mark in wanted if mark is Mark.FIT}),
     )
     return next(run_tasks([task], replace(engine, num_workers=1)))
+
+
+def _repaired(workspace: Workspace, evidence: Evidence, masks: Iterable[object]) -> dict[str, str]:
+    """Return the repaired masks of those masks that rules judged by them."""
+    damaged = [mask for mask in masks if isinstance(mask, str) and mask in evidence.repaired]
+    found = open_repaired(workspace.folder) if damaged else None
+    return found.paths_of(damaged) if found else {}
+
+
+def _drawn(mask: str | None, mark: Mark, repaired: Mapping[str, str]) -> str | None:
+    """Return the file to draw: the repaired mask, which rules judge, but for its fit."""
+    return mask if mask is None or mark is Mark.FIT else repaired.get(mask, mask)
 
 
 def _seams(evidence: Evidence, paths: set[str]) -> dict[str, Seam]:

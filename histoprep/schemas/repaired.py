@@ -195,6 +195,16 @@ class RepairedMasks:
         rows: list[int] = self._find(batch)[0].tolist()
         return rows
 
+    def paths_of(self, damaged: Sequence[str]) -> dict[str, str]:
+        """Return the paths of the repaired masks by those of the damaged ones, of those of the
+        given paths that have one; whether these are still as they were is not looked at.
+        """
+        position = self._index.find(np.array([_key(path) for path in damaged], np.uint64))
+        rows = self._take(position[position >= 0], ("damaged_path", "mask_path"))
+        paths = zip(rows["damaged_path"].to_pylist(), rows["mask_path"].to_pylist(), strict=True)
+        wanted = set(damaged)
+        return {path: repaired for path, repaired in paths if path in wanted}
+
     def _find(self, batch: pa.Table) -> tuple[np.ndarray, pa.Table]:
         """Return the numbers of the rows of `batch` whose mask was repaired, ascending, and their
         rows of this table, in that order.
