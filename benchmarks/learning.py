@@ -226,20 +226,24 @@ def measure(run: Path, config: Any, *, count: int, guidance_scale: float) -> dic
 
 
 def evaluate_run(
-    run: Path, config: Any, *, count: int, guidance_scale: float
+    run: Path,
+    config: Any,
+    *,
+    count: int,
+    guidance_scale: float,
+    codec: str,
+    split: str,
+    name: str = "generated",
 ) -> tuple[dict[str, Any], Path]:
-    """Return what `trainer evaluate` says of whole tiles made for masks of held-out groups, and
-    the folder of these tiles, beside the run.
+    """Return what `trainer evaluate` says of whole tiles made for masks of a split, and the folder
+    of these tiles, beside the run.
     """
     tiles = open_tiles(config.manifest)
-    split = "val" if (tiles.split == "val").any() else "test"
-    out = run.with_name(f"{run.name}-generated")
+    out = run.with_name(f"{run.name}-{name}")
     options = SamplingOptions(guidance_scale, Solver("dpm++", 20))
     masks = masks_of_tiles(tiles, split)
     sample_dataset(load_generator(run), masks, out, options, limit=count)
-    found = evaluate_tiles(
-        config.manifest, str(out), EvaluateOptions(codec=config.codec, limit=LIMIT)
-    )
+    found = evaluate_tiles(config.manifest, str(out), EvaluateOptions(codec=codec, limit=LIMIT))
     write_text(out.with_name(f"{out.name}.html"), render_page(found, config.manifest, str(out)))
     return found.to_json(), out
 
@@ -327,8 +331,14 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     figures |= measure(run, config, count=options.images, guidance_scale=options.guidance_scale)
+    has_val = (open_tiles(options.manifest).split == "val").any()
     figures["evaluation"], _ = evaluate_run(
-        run, config, count=options.images, guidance_scale=options.guidance_scale
+        run,
+        config,
+        count=options.images,
+        guidance_scale=options.guidance_scale,
+        codec=options.codec,
+        split="val" if has_val else "test",
     )
     print(json.dumps(figures, indent=2))
     lines = as_lines(options.name, figures)
