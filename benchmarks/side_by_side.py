@@ -1,6 +1,6 @@
-"""The three denoisers on the same masks: what `trainer evaluate` says, and a picture.
+"""The three denoisers on the same masks: what `trainer evaluate` says, and a figure of their tiles.
 
-    python -m benchmarks.side_by_side --codec C --folder FOLDER [--picture JPEG --write FILE]
+    python -m benchmarks.side_by_side --codec C --folder FOLDER [--figure JPEG --write FILE]
 
 Generated tissue of eight slides, tiles of 128 px, encoded once; four slides teach, one chooses the
 checkpoint, three are held out. The networks have equal size, and one configuration trains all of
@@ -41,7 +41,7 @@ from trainer.recipes.ldm import load_generator
 from trainer.sampling.masks import masks_of_tiles
 from trainer.sampling.sheets import class_colours
 
-COMMAND = "benchmarks.side_by_side --codec C --folder FOLDER --picture JPEG --write FILE"
+COMMAND = "benchmarks.side_by_side --codec C --folder FOLDER --figure JPEG --write FILE"
 NUM_TILES, TILE_PX, BATCH = 384, 128, 16
 GUIDANCE_SCALE = 2.0
 NUM_SHOWN = 8
@@ -122,7 +122,7 @@ def measure(run: Path, config: Any, *, codec: str, count: int) -> tuple[dict[str
     return figures, folder
 
 
-def picture(manifest: Path, folders: Mapping[str, Path], count: int) -> np.ndarray:
+def side_by_side(manifest: Path, folders: Mapping[str, Path], count: int) -> np.ndarray:
     """Return masks, real tiles and the tiles of each network, one row each, uint8 RGB."""
     masks = masks_of_tiles(open_tiles(manifest), "test")
     # Tiles from all over the held-out slides.
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="of tiles, latents and runs")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--images", type=int, default=96)
-    parser.add_argument("--picture", type=Path, help="JPEG of the same masks from all networks")
+    parser.add_argument("--figure", type=Path, help="JPEG of the same masks from all networks")
     parser.add_argument("--write", type=Path, help="write the page to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -204,9 +204,9 @@ def main() -> None:
         )
         print(name, results[name]["evaluation"]["verdict"], file=sys.stderr, flush=True)
     (options.folder / "results.json").write_text(json.dumps(results, indent=1))
-    if options.picture:
-        shown = picture(manifest, folders, options.images)
-        write_bytes(options.picture, encode_rgb_jpeg(shown, 88))
+    if options.figure:
+        shown = side_by_side(manifest, folders, options.images)
+        write_bytes(options.figure, encode_rgb_jpeg(shown, 88))
     train = int((open_tiles(manifest).split == "train").sum())
     lines = [
         f"{train} training tiles; {options.steps:,} steps of {BATCH} windows of {TILE_PX} px, one"

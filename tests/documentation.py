@@ -48,6 +48,7 @@ PAGES = (
                 "importing",
                 "training",
                 "masks",
+                "denoisers",
                 "evaluation",
                 "manifest",
                 "shards",
