@@ -222,7 +222,13 @@ def phases() -> Iterator[Phases]:
             for earlier in bar.task_ids:
                 bar.remove_task(earlier)
             task = bar.add_task(escape(label), total=None, unit=escape(unit))
-            return lambda done, total: bar.update(task, completed=done, total=total or None)
+
+            def advance(done: int, total: int) -> None:
+                # The end is drawn at once: the next phase may begin before the bar is drawn again.
+                is_end = 0 < total <= done
+                bar.update(task, completed=done, total=total or None, refresh=is_end)
+
+            return advance
 
         yield begin
 
