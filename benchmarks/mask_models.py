@@ -41,14 +41,18 @@ NUM_MASKS = 320
 SCALES = (1.0, 2.0)
 
 
-def make_tiles(folder: Path) -> Path:
-    """Return the manifest of generated tissue below a folder, made unless it is there."""
+def make_tiles(
+    folder: Path, num_tiles: int = NUM_TILES, seed: int = 7, split: str = "0.7/0.15/0.15"
+) -> Path:
+    """Return the manifest of generated tissue below a folder, tiles of 128 px split by slide; made
+    unless it is there.
+    """
     tiles = folder / "tiles"
     manifest = tiles.with_name("tiles.histoprep") / "manifest.parquet"
     if not manifest.is_file():
-        make_clean_demo(tiles, num_tiles=NUM_TILES, tile_px=TILE_PX, seed=7)
+        make_clean_demo(tiles, num_tiles=num_tiles, tile_px=TILE_PX, seed=seed)
         command = ["--quiet", "manifest", str(tiles), "--map", "label_map_5.yml"]
-        if histoprep([*command, "--group-by", GROUP_PATTERN, "--split", "0.7/0.15/0.15"]):
+        if histoprep([*command, "--group-by", GROUP_PATTERN, "--split", split]):
             raise SystemExit("the manifest could not be made")
     return manifest
 

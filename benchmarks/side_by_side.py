@@ -26,9 +26,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.learning import evaluate_run
+from benchmarks.mask_models import TILE_PX, make_tiles
 from benchmarks.measuring import print_page
-from histoprep.cli import run as histoprep
-from histoprep.demo import GROUP_PATTERN, make_clean_demo
 from histoprep.durable import write_bytes
 from histoprep.imageio import decode_rgb, encode_rgb_jpeg
 from histoprep.shards import open_tiles
@@ -42,7 +41,7 @@ from trainer.sampling.masks import masks_of_tiles
 from trainer.sampling.sheets import class_colours
 
 COMMAND = "benchmarks.side_by_side --codec C --folder FOLDER --figure JPEG --write FILE"
-NUM_TILES, TILE_PX, BATCH = 384, 128, 16
+NUM_TILES, BATCH = 384, 16
 GUIDANCE_SCALE = 2.0
 NUM_SHOWN = 8
 _REFERENCE = ("model.dim=16", "model.resnet_block_groups=2", "model.dropout=0")
@@ -60,18 +59,6 @@ _MEASURES = {
     "spread": "spread in a class",
     "copies": "copies, distance ratio",
 }
-
-
-def make_tiles(folder: Path) -> Path:
-    """Return the manifest of generated tissue below a folder, made unless it is there."""
-    tiles = folder / "tiles"
-    manifest = tiles.with_name("tiles.histoprep") / "manifest.parquet"
-    if not manifest.is_file():
-        make_clean_demo(tiles, num_tiles=NUM_TILES, tile_px=TILE_PX, seed=13)
-        command = ["--quiet", "manifest", str(tiles), "--map", "label_map_5.yml"]
-        if histoprep([*command, "--group-by", GROUP_PATTERN, "--split", "0.5/0.125/0.375"]):
-            raise SystemExit("the manifest could not be made")
-    return manifest
 
 
 def encode(manifest: Path, codec: str, out: Path) -> Path:
@@ -193,7 +180,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write the page to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    manifest = make_tiles(options.folder)
+    manifest = make_tiles(options.folder, NUM_TILES, seed=13, split="0.5/0.125/0.375")
     latents = encode(manifest, options.codec, options.folder / "latents")
     results, folders = {}, {}
     for number, name in enumerate(NETWORKS):

@@ -1,5 +1,5 @@
-"""What one walk through a data set was told of its files, for the next walk: the file system is
-asked once.
+"""Sizes and times of files that one walk through a data set read from the file system, for the next
+walk.
 
 Kept in a temporary file, so that memory does not grow with the data set.
 """
@@ -34,9 +34,9 @@ class SeenPair(NamedTuple):
 
 
 class SeenFiles:
-    """Notes of a walk, read in the same order by the next one.
+    """Sizes and times of the files of a walk, read in the same order by the next one.
 
-    Where there is no room for them, or a pair is another one than then, nothing is known.
+    Nothing is known where the disk has no room for them, and from the first pair on that differs.
     """
 
     def __init__(self) -> None:
