@@ -16,6 +16,7 @@ from histoprep.errors import ExitCode
 
 CALL = "faults.commands:import_in_parts"
 NUM_POINTS = 24
+EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
 # Masks are written by threads, which -f follows.
 IN_THREADS = [
     (call, number, ["-f"])
@@ -39,8 +40,7 @@ def command(sample: Sample, out: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=EVERY_POINT)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_kill_at_any_point_loses_nothing(
     name: str, most: int, zygote: Zygote, tmp_path: Path

@@ -106,7 +106,6 @@ def kill_everywhere(
     return survey
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["audit", "remap", "stats", "manifest", "collect"])
 def test_a_kill_at_any_point_loses_nothing(
     name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path

@@ -29,6 +29,7 @@ from histoprep.schemas import repaired
 from histoprep.schemas.repaired import open_rows
 
 NUM_POINTS = 16
+EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
 REPAIR = Command("repair", ("repair", "--workers", "1"))
 # Of the masks that were repaired some are refused now: their files go.
 STRICTER = Command(
@@ -83,8 +84,7 @@ def untrue(stage: Stage) -> list[str]:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=EVERY_POINT)])
 @pytest.mark.parametrize("command", [REPAIR, STRICTER], ids=lambda item: item.name)
 def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
     command: Command, most: int, zygote: Zygote, stage: Stage, tmp_path: Path

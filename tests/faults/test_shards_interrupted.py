@@ -32,6 +32,7 @@ from histoprep.shards import open_tiles
 from histoprep.shards.verify import verify_shards
 
 NUM_POINTS = 40
+EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
 POINTS = [
     ("fsync", 1, "EIO"),
     ("fsync", 2, "ENOSPC"),
@@ -91,8 +92,7 @@ def check_again(zygote: Zygote, stage: Stage, first: Undisturbed) -> list[str]:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=EVERY_POINT)])
 def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
     most: int, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
 ) -> None:
