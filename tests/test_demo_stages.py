@@ -22,7 +22,13 @@ from histoprep.demo.curves import draw_curves, read_curves
 from histoprep.demo.ledger import Ledger
 from histoprep.demo.page import write_page
 from histoprep.demo.run import StageFailed, run_stages, run_trainer
-from histoprep.demo.stages import DemoOptions, Stage, toolkit_stages, trainer_stages, training_size
+from histoprep.demo.stages import (
+    DemoOptions,
+    DemoStage,
+    toolkit_stages,
+    trainer_stages,
+    training_size,
+)
 
 OPTIONS = DemoOptions(Path("tiles"), Path("tiles.histoprep"), "label_map_5.yml", GROUP_PATTERN)
 
@@ -76,12 +82,14 @@ def test_the_training_size_fits_into_every_tile_and_the_network(sides):
 
 
 @pytest.fixture
-def step(tmp_path) -> Stage:
+def step(tmp_path) -> DemoStage:
     (tmp_path / "in").write_text("a")
-    return Stage("step", "copy", "histoprep", ("copy",), (tmp_path / "in",), (tmp_path / "out",))
+    return DemoStage(
+        "step", "copy", "histoprep", ("copy",), (tmp_path / "in",), (tmp_path / "out",)
+    )
 
 
-def copying(stage: Stage, calls: list[tuple[str, ...]]):
+def copying(stage: DemoStage, calls: list[tuple[str, ...]]):
     def launch(arguments):
         calls.append(tuple(arguments))
         shutil.copy(stage.inputs[0], stage.outputs[0])
@@ -93,7 +101,7 @@ def copying(stage: Stage, calls: list[tuple[str, ...]]):
 def test_a_stage_runs_again_exactly_when_something_changed(step, tmp_path):
     ledger, calls = Ledger(tmp_path / "notes.json"), []
 
-    def runs(stage: Stage) -> bool:
+    def runs(stage: DemoStage) -> bool:
         before = len(calls)
         run_stages([stage], ledger, copying(stage, calls), lambda _: None)
         assert ledger.is_done(stage)

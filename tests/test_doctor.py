@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from histoprep import imageio
-from histoprep.doctor import Check, Status
+from histoprep.doctor import Check, CheckStatus
 from histoprep.doctor.decoders import check_decoders
 from histoprep.doctor.installation import check_foreign, check_packages
 from histoprep.doctor.machine import check_space, check_writing, existing
@@ -132,13 +132,13 @@ def test_a_real_codec_is_loaded_and_described(shared_data: Path, tmp_path: Path)
 def test_a_place_that_cannot_be_written_to_fails(place: str) -> None:
     # These refuse files even to root.
     [check] = check_writing(Path(place))
-    assert check.status is Status.FAIL
+    assert check.status is CheckStatus.FAIL
     assert check.detail.split(": ", 1)[1] and "--workspace" in check.fix
 
 
 def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path: Path) -> None:
     [check] = check_writing(tmp_path / "not" / "yet")
-    assert check.status is Status.OK
+    assert check.status is CheckStatus.OK
     assert existing(tmp_path / "not" / "yet") == tmp_path and list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +153,7 @@ def test_the_free_space_is_that_of_the_place(tmp_path: Path) -> None:
 def test_decoders_of_this_machine_are_right() -> None:
     found = list(check_decoders())
     assert [item.name for item in found] == [f"{known.name} decoder" for known in BUILT_IN]
-    assert all(item.status is Status.OK for item in found), found
+    assert all(item.status is CheckStatus.OK for item in found), found
 
 
 @pytest.mark.parametrize("fault", ["other pixels", "takes what is cut"])
@@ -170,7 +170,7 @@ def test_a_decoder_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch, fault
             return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr(imageio, "decode_rgb", shifted if fault == "other pixels" else lenient)
-    failed = {check.name for check in check_decoders() if check.status is Status.FAIL}
+    failed = {check.name for check in check_decoders() if check.status is CheckStatus.FAIL}
     of_images = (known for known in BUILT_IN if known.holds is Holds.IMAGES_AND_MASKS)
     assert failed == {f"{known.name} decoder" for known in of_images}
 
@@ -178,11 +178,11 @@ def test_a_decoder_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch, fault
 def test_another_project_with_our_name_is_a_warning_while_ours_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [item.status for item in check_foreign()] == [Status.OK]
+    assert [item.status for item in check_foreign()] == [CheckStatus.OK]
     add_distribution(tmp_path, "HistoPrep")
     monkeypatch.syspath_prepend(str(tmp_path))
     [check] = check_foreign()
-    assert check.status is Status.WARN
+    assert check.status is CheckStatus.WARN
     assert "histoprep 9.9" in check.detail and "pip uninstall histoprep" in check.fix
 
 
@@ -210,9 +210,9 @@ def test_missing_and_old_packages_are_told_apart(
         check_package.name: check_package for check_package in check_packages()
     }
     assert (
-        found["packages"].status is Status.FAIL
+        found["packages"].status is CheckStatus.FAIL
         and "no-such-package" in found["packages"].detail
         and "numpy" not in found["packages"].detail
     )
-    assert found["extra fast"].status is Status.WARN and "< 99" in found["extra fast"].detail
-    assert found["extra train"].status is Status.OK and "torch" in found["extra train"].detail
+    assert found["extra fast"].status is CheckStatus.WARN and "< 99" in found["extra fast"].detail
+    assert found["extra train"].status is CheckStatus.OK and "torch" in found["extra train"].detail

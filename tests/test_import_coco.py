@@ -16,7 +16,7 @@ from pycocotools import mask as coco_masks
 from test_import import ledger_of, masks_of, run
 
 from histoprep.errors import ExitCode
-from histoprep.importing.model import Size
+from histoprep.importing.model import ImageSize
 from histoprep.importing.outlines import CocoPolygons, RunLengths, corners
 from histoprep.importing.reading import AnnotationError, Node
 from histoprep.importing.run_lengths import decompress
@@ -24,7 +24,7 @@ from histoprep.importing.run_lengths import decompress
 NUMBERS = st.floats(-20, 60, allow_nan=False, width=32)
 
 
-def pixels_of(outline: CocoPolygons | RunLengths, size: Size) -> np.ndarray:
+def pixels_of(outline: CocoPolygons | RunLengths, size: ImageSize) -> np.ndarray:
     pixels = np.zeros(size, bool)
     patch = outline.fill(size)
     height, width = patch.pixels.shape
@@ -37,7 +37,7 @@ def pixels_of(outline: CocoPolygons | RunLengths, size: Size) -> np.ndarray:
 def test_polygons_are_those_of_pycocotools(polygons: list[list[float]]) -> None:
     rings = [ring[: len(ring) // 2 * 2] for ring in polygons]
     expected = coco_masks.decode(coco_masks.merge(coco_masks.frPyObjects(rings, 31, 43)))
-    made = pixels_of(CocoPolygons(tuple(map(corners, rings))), Size(31, 43))
+    made = pixels_of(CocoPolygons(tuple(map(corners, rings))), ImageSize(31, 43))
     np.testing.assert_array_equal(made, expected.astype(bool))
 
 
@@ -48,7 +48,7 @@ def test_run_lengths_are_those_of_pycocotools(
 ) -> None:
     drawn = np.random.default_rng(seed).random((height, width)) < share
     runs = decompress(coco_masks.encode(np.asfortranarray(drawn, np.uint8))["counts"])
-    made = pixels_of(RunLengths(runs, Size(height, width)), Size(height, width))
+    made = pixels_of(RunLengths(runs, ImageSize(height, width)), ImageSize(height, width))
     np.testing.assert_array_equal(made, drawn)
 
 

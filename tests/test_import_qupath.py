@@ -18,7 +18,7 @@ from import_samples import centres_inside, make_qupath, make_qupath_tiles, save,
 from test_import import ledger_of, masks_of, run
 
 from histoprep.errors import ExitCode
-from histoprep.importing.model import Size
+from histoprep.importing.model import ImageSize
 from histoprep.importing.outlines import Rings
 from histoprep.labels import load_label_map
 
@@ -49,7 +49,7 @@ public class Fill {
 """
 
 
-def pixels_of(shape: Rings, size: Size) -> np.ndarray:
+def pixels_of(shape: Rings, size: ImageSize) -> np.ndarray:
     pixels = np.zeros(size, bool)
     patch = shape.fill(size)
     height, width = patch.pixels.shape
@@ -68,7 +68,7 @@ def test_pixels_are_those_whose_centre_is_inside(
     if hole:
         rings.append(wavy(seed + 1, (x, y), radius / 2))
     expected = centres_inside(rings, 40, 48)
-    made = pixels_of(Rings((tuple(rings),)), Size(40, 48))
+    made = pixels_of(Rings((tuple(rings),)), ImageSize(40, 48))
     # A centre that lies on an outline may go to either side.
     differing = np.argwhere(made != expected) + 0.5
     assert all(_distance(point[::-1], rings) < 1e-6 for point in differing)
@@ -105,7 +105,7 @@ def test_corners_of_pixels_are_what_java_fills(tmp_path: Path) -> None:
     differing = total = 0
     for ring, line in zip(rings, filled.stdout.split(), strict=True):
         java = np.array(list(line)).reshape(96, 96) == "1"
-        made = pixels_of(Rings(((ring,),)).moved((0.0, 0.0), 1.0, 0.5), Size(96, 96))
+        made = pixels_of(Rings(((ring,),)).moved((0.0, 0.0), 1.0, 0.5), ImageSize(96, 96))
         differing += int((java != made).sum())
         total += int(java.sum())
     # Java rounds coordinates to fractions of a pixel; centres would differ in 5 % of the pixels.

@@ -48,6 +48,18 @@ def test_every_contract_counts_indirect_imports() -> None:
     ]
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    # A recipe and a denoiser have a `Config` each: the seam asks for that name.
+    places: dict[str, list[str]] = {}
+    for package in ("histoprep", "trainer"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(REPOSITORY)))
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert twice.keys() == {"Config"}
+
+
 def test_modules_are_imported_by_name_in_registries_alone() -> None:
     calls = {
         path.relative_to(REPOSITORY).as_posix()

@@ -34,7 +34,7 @@ from histoprep.split.given import read_split_file
 from histoprep.split.solver import (
     MAX_INTEGERS,
     MISSING_PENALTY,
-    Problem,
+    SplitProblem,
     greedy,
     improve,
     integer_program,
@@ -432,13 +432,13 @@ class TestHash:
         )
 
 
-def _problem(draw: np.random.Generator, num_types: int, columns: int, splits: int) -> Problem:
+def _problem(draw: np.random.Generator, num_types: int, columns: int, splits: int) -> SplitProblem:
     profiles = draw.integers(0, 6, (num_types, columns)) * (draw.random((num_types, columns)) < 0.7)
     profiles = np.column_stack([np.maximum(profiles.sum(axis=1), 1), profiles])
     amounts = draw.integers(1, 3, num_types)
     shares = np.array([0.6, 0.25, 0.15]) if splits == 3 else np.array([0.8, 0.2])
     totals = amounts @ profiles
-    return Problem(
+    return SplitProblem(
         profiles,
         amounts,
         shares[:, None] * totals,
@@ -447,7 +447,7 @@ def _problem(draw: np.random.Generator, num_types: int, columns: int, splits: in
     )
 
 
-def _brute_force(problem: Problem) -> float:
+def _brute_force(problem: SplitProblem) -> float:
     splits = len(problem.targets)
     per_type = [
         [

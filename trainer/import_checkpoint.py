@@ -56,7 +56,7 @@ CONVENTIONS: dict[Lineage, Convention] = {
 
 
 @dataclass(frozen=True)
-class ImportOptions:
+class CheckpointOptions:
     """What a checkpoint does not say of itself; the defaults are those of the published training.
 
     Attributes:
@@ -88,7 +88,7 @@ class Imported:
     not_loaded: tuple[str, ...]
 
 
-def import_checkpoint(path: Path, out: Path, options: ImportOptions | None = None) -> Imported:
+def import_checkpoint(path: Path, out: Path, options: CheckpointOptions | None = None) -> Imported:
     """Write a run folder for a published checkpoint and return what was found in it.
 
     Tensors, containers and numbers are read; nothing in the file is executed, and other objects in
@@ -105,7 +105,7 @@ def import_checkpoint(path: Path, out: Path, options: ImportOptions | None = Non
         UsageError: When `out` holds a run, or label map or codec do not fit the checkpoint.
         OutputError: When `out` cannot be written.
     """
-    options = options or ImportOptions()
+    options = options or CheckpointOptions()
     try:
         file = read_tensor_file(path)
         published = published_weights(file.content, **options.network)
@@ -138,7 +138,7 @@ def import_checkpoint(path: Path, out: Path, options: ImportOptions | None = Non
 
 
 def _write_run(
-    out: Path, published: PublishedWeights, label_map: LabelMap, options: ImportOptions
+    out: Path, published: PublishedWeights, label_map: LabelMap, options: CheckpointOptions
 ) -> None:
     with locked(out):
         if (out / CONFIG).exists() or (out / "checkpoints").exists():
@@ -160,7 +160,7 @@ def _write_run(
         checksums.publish_file(out, CONFIG, dump_config(_config_of(published, out, options)))
 
 
-def _config_of(published: PublishedWeights, out: Path, options: ImportOptions) -> Config:
+def _config_of(published: PublishedWeights, out: Path, options: CheckpointOptions) -> Config:
     return Config.model_validate(
         {
             "recipe": "ldm",

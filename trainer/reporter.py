@@ -5,14 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-
-class Meter(Protocol):
-    """Counts how much of a task is done."""
-
-    def advance(self, amount: int = 1) -> None:
-        """Count `amount` more as done."""
+from histoprep.console import Meter
 
 
 class _NullMeter:

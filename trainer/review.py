@@ -21,9 +21,9 @@ from histoprep.schemas.manifest import open_manifest
 from histoprep.schemas.workspace import Workspace
 from trainer.errors import DataError
 from trainer.evaluation.features import Sight, open_sight
-from trainer.evaluation.sides import Side
+from trainer.evaluation.sides import ComparedTiles
 from trainer.metrics.segmentation import pixel_confusion
-from trainer.segmentation.quick import EncodedTile, QuickOptions, segment_maps, train_decoder
+from trainer.segmentation.quick import FeatureTile, QuickOptions, segment_maps, train_decoder
 
 CODE, NAME = "review", "suspicious-mask"
 NUM_FOLDS = 5
@@ -75,7 +75,7 @@ class Review:
 
 
 def review_masks(
-    real: Side,
+    real: ComparedTiles,
     *,
     seed: int = 0,
     device: str = "cpu",
@@ -167,19 +167,19 @@ def browse_command(manifest: Path) -> str:
 
 
 def _encode_all(
-    sight: Sight, real: Side, advance: Callable[[int], object]
-) -> dict[int, EncodedTile]:
+    sight: Sight, real: ComparedTiles, advance: Callable[[int], object]
+) -> dict[int, FeatureTile]:
     encoded = {}
     for row in range(len(real)):
         image, mask = real.read(row)
         if mask is not None:
-            encoded[row] = EncodedTile(sight.see(image).maps, mask)
+            encoded[row] = FeatureTile(sight.see(image).maps, mask)
         advance(1)
     return encoded
 
 
 def _read_out_of_fold(
-    tiles: list[EncodedTile],
+    tiles: list[FeatureTile],
     groups: np.ndarray,
     num_classes: int,
     seed: int,

@@ -66,7 +66,7 @@ class StageState:
 
 
 @dataclass(frozen=True)
-class Runs:
+class FoundRuns:
     """What was found in a folder.
 
     Attributes:
@@ -83,7 +83,7 @@ class Runs:
     problems: Mapping[str, str]
 
 
-def read_runs(folder: Path) -> Runs:
+def read_runs(folder: Path) -> FoundRuns:
     """Return the runs in a folder and the folders below it; nothing is written.
 
     Raises:
@@ -106,7 +106,7 @@ def read_runs(folder: Path) -> Runs:
             expected=f"folders of `trainer fit`, with {CONFIG}",
         )
     recipes = {name: config.recipe for name, config in configs.items()}
-    return Runs(stages, recipes, _differing(configs), problems)
+    return FoundRuns(stages, recipes, _differing(configs), problems)
 
 
 def _find_runs(folder: Path) -> Iterator[Path]:
@@ -187,7 +187,7 @@ def _differing(configs: Mapping[str, RunConfig]) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def draw_runs(runs: Runs) -> bytes:
+def draw_runs(runs: FoundRuns) -> bytes:
     """Return a PNG with a panel for each metric that selects checkpoints: its course in each run.
 
     Where a stage was never validated, the training loss stands for it.

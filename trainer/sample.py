@@ -18,7 +18,7 @@ from histoprep.labels import IGNORED_ID
 from histoprep.schemas.synthetic import write_real
 from histoprep.storage import is_address
 from trainer.sampling.dataset import SyntheticDataset
-from trainer.sampling.generator import Generator, Kept, SamplingOptions
+from trainer.sampling.generator import Generator, KeptPixels, SamplingOptions
 from trainer.sampling.keep import KeepRegions
 from trainer.sampling.masks import MaskList
 from trainer.sampling.tiling import Crop
@@ -229,7 +229,7 @@ def _checked_mask(generator: Generator, masks: MaskList, index: int) -> np.ndarr
     return mask
 
 
-def _kept(masks: MaskList, batch: list[int], keep: KeepRegions | None) -> Kept | None:
+def _kept(masks: MaskList, batch: list[int], keep: KeepRegions | None) -> KeptPixels | None:
     if keep is None or masks.read_image is None:
         return None
     regions = [keep.read(index) for index in batch]
@@ -244,4 +244,4 @@ def _kept(masks: MaskList, batch: list[int], keep: KeepRegions | None) -> Kept |
                 seen=seen,
                 expected=expected,
             )
-    return Kept(np.stack([masks.read_image(index) for index in batch]), np.stack(regions))
+    return KeptPixels(np.stack([masks.read_image(index) for index in batch]), np.stack(regions))

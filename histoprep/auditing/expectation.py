@@ -17,7 +17,7 @@ from typing import Any
 
 from histoprep.checks import Amounts
 from histoprep.errors import LabelMapError, UsageError
-from histoprep.labels.strict_yaml import Block, as_block, as_text, read_block, whole_number
+from histoprep.labels.strict_yaml import YamlTable, as_block, as_text, read_block, whole_number
 
 _NAMES = tuple(field.name for field in fields(Amounts))
 
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, Any]:
     return expected
 
 
-def _read_labels(block: Block, path: Path) -> dict[int, int]:
+def _read_labels(block: YamlTable, path: Path) -> dict[int, int]:
     labels: dict[int, int] = {}
     for key, value in block.items:
         label = whole_number(key, path, "a label id")

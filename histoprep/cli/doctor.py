@@ -40,7 +40,7 @@ def doctor(
         histoprep doctor
         histoprep doctor tiles --json
     """
-    from histoprep.doctor import Status, examine
+    from histoprep.doctor import CheckStatus, examine
 
     absolute = root.absolute()
     place = workspace or absolute.with_name(absolute.name + SUFFIX)
@@ -51,8 +51,8 @@ def doctor(
             console.out(f"{_STYLES[check.status]} {check.name}: {check.detail}")
             if check.fix:
                 console.out(f"     try: {check.fix}")
-    failed = sum(check.status is Status.FAIL for check in made)
-    warned = sum(check.status is Status.WARN for check in made)
+    failed = sum(check.status is CheckStatus.FAIL for check in made)
+    warned = sum(check.status is CheckStatus.WARN for check in made)
     if as_json:
         head = {
             "format": "histoprep-doctor",

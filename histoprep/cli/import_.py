@@ -27,7 +27,7 @@ from histoprep.phrases import plural
 
 if TYPE_CHECKING:
     from histoprep.importing import ImportResult
-    from histoprep.importing.model import Collection, Counts
+    from histoprep.importing.model import AnnotationCounts, Collection
     from histoprep.labels import LabelMap
 
 _HELP = """Make a plain tree of images and masks from annotation files, stacks or several masks of
@@ -470,7 +470,7 @@ def _warn_of_labels(collection: Collection, label_map: LabelMap) -> None:
         )
 
 
-def _warn_without_area(counts: Counts, collection: Collection) -> None:
+def _warn_without_area(counts: AnnotationCounts, collection: Collection) -> None:
     """Say how many annotations of which kind are in no mask, without those left out on purpose."""
     skipped = counts.skipped + collection.skipped
     kinds = {kind: skipped[kind] for kind in sorted(skipped) if kind not in collection.intended}

@@ -21,7 +21,7 @@ from histoprep.schemas.workspace import Workspace
 
 if TYPE_CHECKING:
     from histoprep.counting import Stats
-    from histoprep.counting.summary import Summary
+    from histoprep.counting.summary import ClassSummary
 
 _MAX_KEYS = 8
 _MAX_CLASSES = 12
@@ -185,7 +185,7 @@ def _print_breakdown(found: Stats, dimension: str) -> None:
     )
 
 
-def _print_pairs(summary: Summary) -> None:
+def _print_pairs(summary: ClassSummary) -> None:
     square = summary.cooccurrence
     if len(square) > _MAX_CLASSES:
         console.note("pairs of classes are in stats.json")

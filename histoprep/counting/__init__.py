@@ -25,7 +25,7 @@ from histoprep.counting.counts import COLUMNS, DIMENSIONS, Counts, count, merge
 from histoprep.counting.summary import (
     EFFECTIVE_NUMBER_BETA,
     WEIGHTS,
-    Summary,
+    ClassSummary,
     class_weights,
     summarise,
 )
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMNS",
     "DIMENSIONS",
+    "ClassSummary",
     "Counts",
     "Stats",
-    "Summary",
     "class_weights",
     "compute_stats",
     "count",
@@ -95,9 +95,9 @@ class Stats:
     root: Path
     by: tuple[str, ...]
     raw_map: LabelMap
-    raw: Summary
+    raw: ClassSummary
     label_map: LabelMap | None
-    mapped: Summary | None
+    mapped: ClassSummary | None
     split_source: str
     left_out: Mapping[str, int]
     num_repaired: int = 0
@@ -106,7 +106,7 @@ class Stats:
     image_labels: CrossTable = field(default_factory=CrossTable)
 
     @property
-    def main(self) -> Summary:
+    def main(self) -> ClassSummary:
         """Return the mapped summary, or the raw one when there is no label map."""
         return self.raw if self.mapped is None else self.mapped
 
@@ -397,7 +397,7 @@ def csv_text(stats: Stats) -> str:
     return stream.getvalue()
 
 
-def shares_by(summary: Summary, dimension: str) -> DataFrame:
+def shares_by(summary: ClassSummary, dimension: str) -> DataFrame:
     """Return per cent of pixels, one row a class (id and name), one column a key of `dimension`;
     `-` stands for unknown.
     """
@@ -441,7 +441,7 @@ def as_json(stats: Stats) -> dict[str, Any]:
     }
 
 
-def _summary_json(summary: Summary, large: Sequence[str]) -> dict[str, Any]:
+def _summary_json(summary: ClassSummary, large: Sequence[str]) -> dict[str, Any]:
     return {
         "num_tiles": summary.num_tiles,
         "num_unconditional": summary.num_unconditional,

@@ -21,7 +21,7 @@ WEIGHTS = ("weight_inverse", "weight_median", "weight_effective")
 
 
 @dataclass(frozen=True)
-class Summary:
+class ClassSummary:
     """What `Counts` say under a label map.
 
     `classes`: one row a class of the map, in order of id, with the columns of `SCHEMA` but
@@ -42,7 +42,7 @@ class Summary:
     unmapped: DataFrame
 
 
-def summarise(counts: Counts, label_map: LabelMap, by: Sequence[str] = DIMENSIONS) -> Summary:
+def summarise(counts: Counts, label_map: LabelMap, by: Sequence[str] = DIMENSIONS) -> ClassSummary:
     """Return shares in per cent, tiles, pairs and weights of `counts`, whole and for each key of
     the dimensions `by`.
     """
@@ -55,7 +55,7 @@ def summarise(counts: Counts, label_map: LabelMap, by: Sequence[str] = DIMENSION
         sizes = numbers.groupby(counts.tiles[dimension], sort=True).sum()
         keyed.append(pd.DataFrame({"by": dimension, "key": sizes.index, "tiles": sizes.to_numpy()}))
         breakdown.append(_broken_down(counts, dimension, sizes, whole))
-    return Summary(
+    return ClassSummary(
         num_tiles=counts.num_tiles,
         num_unconditional=int(numbers[counts.tiles["pool"] == UNCONDITIONAL].sum()),
         num_pixels=int(whole["pixels"].sum()),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histoprep import checksums, durable, imageio
-from histoprep.demo.layout import DERMIS, RECIPES, Recipe, lay_out
+from histoprep.demo.layout import DERMIS, RECIPES, TissueRecipe, lay_out
 from histoprep.demo.tissue import Stain, paint
 from histoprep.errors import IntegrityError, OutputError, UsageError
 from histoprep.schemas.workspace import SUFFIX
@@ -80,7 +80,7 @@ class _Tile:
     index: int
     slide: int
     number: int
-    recipe: Recipe
+    recipe: TissueRecipe
     fault: str = ""
 
     @property

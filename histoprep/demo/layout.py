@@ -31,7 +31,7 @@ class Blobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class TissueRecipe:
     """Layers from the skin's surface down, as (label, share of the tile), then islands in them."""
 
     layers: tuple[tuple[int, float], ...]
@@ -46,30 +46,32 @@ class Recipe:
 # Between them, every class of the 5- and of the 10-class map; each of the five in over half of the
 # tiles.
 RECIPES = (
-    Recipe(
+    TissueRecipe(
         ((GLASS, 0.16), (EPIDERMIS, 0.24), (DERMIS, 0.60)), (Blobs(INFLAMMATION, DERMIS, 0.30),)
     ),
-    Recipe(((GLASS, 0.14), (DERMIS, 0.56), (UNKNOWN, 0.30)), (Blobs(BASAL_CELL, DERMIS, 0.45),)),
-    Recipe(((REACTIVE, 0.34), (DERMIS, 0.66)), (Blobs(BASAL_CELL, DERMIS, 0.42),)),
-    Recipe(
+    TissueRecipe(
+        ((GLASS, 0.14), (DERMIS, 0.56), (UNKNOWN, 0.30)), (Blobs(BASAL_CELL, DERMIS, 0.45),)
+    ),
+    TissueRecipe(((REACTIVE, 0.34), (DERMIS, 0.66)), (Blobs(BASAL_CELL, DERMIS, 0.42),)),
+    TissueRecipe(
         ((GLASS, 0.15), (SQUAMOUS_CELL, 0.45), (INFLAMMATION, 0.40)),
         (Blobs(UNKNOWN, INFLAMMATION, 0.35),),
     ),
-    Recipe(((DERMIS, 0.55), (FAT, 0.45)), (Blobs(GLAND, DERMIS, 0.36),)),
-    Recipe(((ARTIFACT, 0.20), (SCAR, 0.50), (UNKNOWN, 0.30)), (Blobs(REACTIVE, SCAR, 0.34),)),
-    Recipe(
+    TissueRecipe(((DERMIS, 0.55), (FAT, 0.45)), (Blobs(GLAND, DERMIS, 0.36),)),
+    TissueRecipe(((ARTIFACT, 0.20), (SCAR, 0.50), (UNKNOWN, 0.30)), (Blobs(REACTIVE, SCAR, 0.34),)),
+    TissueRecipe(
         ((GLASS, 0.15), (EPIDERMIS, 0.25), (SCAR, 0.36), (UNKNOWN, 0.24)),
         (Blobs(INFLAMMATION, SCAR, 0.42),),
     ),
-    Recipe(
+    TissueRecipe(
         ((INFLAMMATION, 0.32), (UNKNOWN, 0.34), (FAT, 0.34)), (Blobs(SQUAMOUS_CELL, UNKNOWN, 0.45),)
     ),
-    Recipe(((ARTIFACT, 0.18), (SQUAMOUS_CELL, 0.38), (REACTIVE, 0.26), (UNKNOWN, 0.18))),
-    Recipe(
+    TissueRecipe(((ARTIFACT, 0.18), (SQUAMOUS_CELL, 0.38), (REACTIVE, 0.26), (UNKNOWN, 0.18))),
+    TissueRecipe(
         ((GLASS, 0.18), (EPIDERMIS, 0.22), (DERMIS, 0.60)),
         (Blobs(GLAND, DERMIS, 0.24), Blobs(BASAL_CELL, DERMIS, 0.40)),
     ),
-    Recipe(
+    TissueRecipe(
         ((GLASS, 0.14), (REACTIVE, 0.46), (UNKNOWN, 0.40)), (Blobs(BASAL_CELL, REACTIVE, 0.36),)
     ),
 )
@@ -85,7 +87,7 @@ def noise(rng: np.random.Generator, size_px: int, cell_px: float) -> np.ndarray:
     return result
 
 
-def lay_out(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarray:
+def lay_out(rng: np.random.Generator, size_px: int, recipe: TissueRecipe) -> np.ndarray:
     """Return the source labels [size_px, size_px] uint8 of a tile made after `recipe`.
 
     Every 8-connected region holds a disc of radius 7/256 of the tile, so none is a speck or a
@@ -102,7 +104,7 @@ def lay_out(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarra
     return smoothed(labels, max(3, round(_DISC_RADIUS_PX * size_px / 256)))
 
 
-def _layers(rng: np.random.Generator, size_px: int, recipe: Recipe) -> np.ndarray:
+def _layers(rng: np.random.Generator, size_px: int, recipe: TissueRecipe) -> np.ndarray:
     angle = rng.uniform(-0.5, 0.5) + rng.choice([0.0, 0.5, 1.0, 1.5]) * np.pi
     y, x = np.mgrid[0:size_px, 0:size_px].astype(np.float32) / size_px
     depth = x * np.sin(angle) + y * np.cos(angle)

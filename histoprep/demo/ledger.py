@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from histoprep.checksums import publish_json, read_json
-from histoprep.demo.stages import Stage
+from histoprep.demo.stages import DemoStage
 from histoprep.digests import file_digest
 from histoprep.errors import IntegrityError, OutputError
 
@@ -34,7 +34,7 @@ class Ledger:
             return {}
         return noted if isinstance(noted, dict) else {}
 
-    def is_done(self, stage: Stage) -> bool:
+    def is_done(self, stage: DemoStage) -> bool:
         """Return whether nothing changed since the stage ended: command, files read, files left."""
         if stage.always or not all(path.is_file() for path in stage.outputs):
             return False
@@ -43,7 +43,7 @@ class Ledger:
             key: noted.get(key) for key in ("command", "inputs", "outputs")
         } == self._facts(stage)
 
-    def note(self, stage: Stage, seconds: float) -> None:
+    def note(self, stage: DemoStage, seconds: float) -> None:
         """Note that the stage ended, after `seconds`; raises OutputError."""
         try:
             facts = {
@@ -55,7 +55,7 @@ class Ledger:
         except OSError as error:
             raise OutputError.from_os_error(error, self.path) from error
 
-    def _facts(self, stage: Stage) -> dict[str, Any]:
+    def _facts(self, stage: DemoStage) -> dict[str, Any]:
         return {
             "command": stage.command,
             "inputs": _digests(stage.inputs),

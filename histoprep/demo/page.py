@@ -22,7 +22,7 @@ import histoprep
 from histoprep import checksums, report
 from histoprep.demo import gallery
 from histoprep.demo.curves import Curve, draw_curves, read_curves
-from histoprep.demo.stages import CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC, DemoOptions, Stage
+from histoprep.demo.stages import CODEC_RUN, LATENTS, MODEL_RUN, SYNTHETIC, DemoOptions, DemoStage
 from histoprep.errors import OutputError
 from histoprep.phrases import plural
 from histoprep.report import ClassRow, charts
@@ -49,7 +49,7 @@ _MODEL_COLUMNS = {
 }
 
 
-def write_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[str, Any]) -> Path:
+def write_page(options: DemoOptions, stages: Sequence[DemoStage], notes: Mapping[str, Any]) -> Path:
     """Write the page into the workspace and return its path; `notes` are those of the ledger.
     Raises OutputError.
     """
@@ -61,7 +61,7 @@ def write_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[str
     return path
 
 
-def render_page(options: DemoOptions, stages: Sequence[Stage], notes: Mapping[str, Any]) -> str:
+def render_page(options: DemoOptions, stages: Sequence[DemoStage], notes: Mapping[str, Any]) -> str:
     """Return the page's text."""
     work = options.workspace
     manifest = open_manifest(options.manifest)
@@ -119,7 +119,7 @@ def _template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def _steps(stages: Sequence[Stage], notes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _steps(stages: Sequence[DemoStage], notes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"stage": stage, "seconds": notes.get(stage.name, {}).get("seconds")} for stage in stages
     ]

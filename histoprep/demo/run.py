@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 
 from histoprep.demo.ledger import Ledger
-from histoprep.demo.stages import Stage
+from histoprep.demo.stages import DemoStage
 from histoprep.errors import HistoprepError, Terminated
 
 TRAIN_PACKAGES = (
@@ -37,7 +37,7 @@ class StageFailed(HistoprepError):  # noqa: N818 (it names what happened)
     has been printed.
     """
 
-    def __init__(self, stage: Stage, code: int) -> None:
+    def __init__(self, stage: DemoStage, code: int) -> None:
         hint = (
             "see its message above; rerun the same command to resume, or name another folder to"
             " start again"
@@ -54,7 +54,7 @@ def missing_train_packages() -> tuple[str, ...]:
 
 
 def run_stages(
-    stages: Iterable[Stage],
+    stages: Iterable[DemoStage],
     ledger: Ledger,
     histoprep: Callable[[Sequence[str]], int],
     tell: Callable[[str], None],

@@ -27,7 +27,7 @@ _FEWEST_SAMPLED, _MOST_SAMPLED = 3, 12
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class DemoStage:
     """One step: `histoprep` or `trainer` with `arguments`, and how to see that it is done.
 
     `inputs` and `outputs` are files: a stage is done while its outputs are there and neither they,
@@ -111,7 +111,7 @@ class DemoOptions:
         return self.codec is None
 
 
-def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
+def toolkit_stages(options: DemoOptions) -> tuple[DemoStage, ...]:
     """Return the stages from the folder of tiles to shards, in order."""
     work, data = options.workspace, str(options.data)
     place = ("--workspace", str(work)) if options.named else ()
@@ -124,7 +124,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
     )
     left_out = frozenset({ExitCode.OK, ExitCode.INCOMPLETE})
     stages = [
-        Stage(
+        DemoStage(
             "audit",
             "check every file; find causes and advice",
             "histoprep",
@@ -133,7 +133,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             accepted=frozenset({ExitCode.OK, ExitCode.FINDINGS, ExitCode.INCOMPLETE}),
             always=True,
         ),
-        Stage(
+        DemoStage(
             "repair",
             "repair masks that were saved as JPEG or resized",
             "histoprep",
@@ -141,7 +141,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             accepted=left_out,
             always=True,
         ),
-        Stage(
+        DemoStage(
             "manifest",
             "split without leaks, by slide or patient",
             "histoprep",
@@ -150,7 +150,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             (options.manifest,),
             left_out,
         ),
-        Stage(
+        DemoStage(
             "stats",
             "count the classes",
             "histoprep",
@@ -159,7 +159,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
             (work / "stats.json",),
             left_out,
         ),
-        Stage(
+        DemoStage(
             "shard",
             "pack the tiles for training",
             "histoprep",
@@ -173,7 +173,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
         ended = work / f"masks-{options.label_map_name}" / "_SUCCESS.json"
         stages.insert(
             2,
-            Stage(
+            DemoStage(
                 "remap",
                 "apply the label map",
                 "histoprep",
@@ -188,7 +188,7 @@ def toolkit_stages(options: DemoOptions) -> tuple[Stage, ...]:
 
 def trainer_stages(
     options: DemoOptions, sides_px: Sequence[int], masks_of: str = "test"
-) -> tuple[Stage, ...]:
+) -> tuple[DemoStage, ...]:
     """Return the stages from shards to generated tiles.
 
     `sides_px`: heights and widths of the tiles; the training size follows them, and none are
@@ -206,9 +206,9 @@ def trainer_stages(
     return tuple(stages)
 
 
-def _codec_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
+def _codec_stage(options: DemoOptions, settings: Sequence[str]) -> DemoStage:
     run = options.workspace / CODEC_RUN
-    return Stage(
+    return DemoStage(
         "codec",
         f"train the codec, {options.codec_steps} steps",
         "trainer",
@@ -226,10 +226,10 @@ def _codec_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
     )
 
 
-def _encode_stage(options: DemoOptions, size: int) -> Stage:
+def _encode_stage(options: DemoOptions, size: int) -> DemoStage:
     latents = options.workspace / LATENTS
     codec = ("--codec", options.codec_folder, "--image-size", str(size), "--fit", "tile")
-    return Stage(
+    return DemoStage(
         "encode",
         "encode every tile",
         "trainer",
@@ -242,10 +242,10 @@ def _encode_stage(options: DemoOptions, size: int) -> Stage:
     )
 
 
-def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
+def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> DemoStage:
     latents, run = options.workspace / LATENTS, options.workspace / MODEL_RUN
     source = (*options.shown_shards, "--latents", str(latents), "--codec", options.codec_folder)
-    return Stage(
+    return DemoStage(
         "fit",
         f"train the diffusion model, {options.fit_steps} steps",
         "trainer",
@@ -265,11 +265,11 @@ def _fit_stage(options: DemoOptions, settings: Sequence[str]) -> Stage:
     )
 
 
-def _sample_stage(options: DemoOptions, number: int, masks_of: str) -> Stage:
+def _sample_stage(options: DemoOptions, number: int, masks_of: str) -> DemoStage:
     run, out = options.workspace / MODEL_RUN, options.workspace / SYNTHETIC
     masks = ("--masks", str(options.shards), "--split", masks_of, "--limit", str(number))
     seen = "not seen in training" if masks_of != "train" else "of the training tiles"
-    return Stage(
+    return DemoStage(
         "sample",
         f"generate tiles for masks {seen}",
         "trainer",

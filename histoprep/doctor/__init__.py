@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from histoprep.doctor.check import Check, Status
+from histoprep.doctor.check import Check, CheckStatus
 from histoprep.doctor.decoders import check_decoders
 from histoprep.doctor.installation import (
     check_foreign,
@@ -22,7 +22,7 @@ from histoprep.doctor.installation import (
 from histoprep.doctor.machine import check_memory, check_processors, check_space, check_writing
 from histoprep.doctor.training import check_training
 
-__all__ = ["Check", "Status", "examine"]
+__all__ = ["Check", "CheckStatus", "examine"]
 
 
 def examine(workspace: Path, codec: str | None = None) -> Iterator[Check]:
@@ -50,7 +50,7 @@ def examine(workspace: Path, codec: str | None = None) -> Iterator[Check]:
         except Exception as error:  # noqa: BLE001 (the doctor must not die of what it finds)
             yield Check(
                 "doctor",
-                Status.FAIL,
+                CheckStatus.FAIL,
                 f"a check ended with {type(error).__name__}: {error}",
                 "please report this as a bug",
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How it stands: fine, worth knowing, or in the way of the work."""
 
     OK = "ok"
@@ -21,6 +21,6 @@ class Check:
     """
 
     name: str
-    status: Status
+    status: CheckStatus
     detail: str
     fix: str = ""

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import numpy as np
 
 from histoprep import imageio
-from histoprep.doctor.check import Check, Status
+from histoprep.doctor.check import Check, CheckStatus
 from histoprep.errors import BrokenFileError
 from histoprep.image_formats import image_formats
 from histoprep.imageio.decoders import decoder_of
@@ -24,10 +24,10 @@ def check_decoders() -> Iterator[Check]:
         decoder = decoder_of(image_format.name)
         fault = _fault_of(decoder)
         if fault:
-            yield Check(name, Status.FAIL, fault, _FIX)
+            yield Check(name, CheckStatus.FAIL, fault, _FIX)
         else:
             package = f"{decoder.package} {version(decoder.package)}"
-            yield Check(name, Status.OK, f"{package}; pixels are right, a cut file is refused")
+            yield Check(name, CheckStatus.OK, f"{package}; pixels are right, a cut file is refused")
 
 
 def _fault_of(decoder: Decoder) -> str | None:

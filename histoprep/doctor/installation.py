@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import histoprep
-from histoprep.doctor.check import Check, Status
+from histoprep.doctor.check import Check, CheckStatus
 from histoprep.errors import HistoprepError
 from histoprep.extras import install_command
 from histoprep.labels import find_label_map, load_label_map
@@ -22,12 +22,12 @@ FOREIGN = ("histoprep", "trainer")
 _OLDEST_PYTHON = (3, 11)
 _REINSTALL = "in the folder of the source: pip install --force-reinstall --no-deps ."
 _EXTRAS = {
-    "train": (Status.WARN, "needed to train and to generate"),
-    "fast": (Status.WARN, "a quicker PNG decoder"),
-    "cluster": (Status.OK, "only for --engine dask"),
-    "cloud": (Status.OK, "only for object stores"),
-    "browse": (Status.OK, "only for histoprep browse"),
-    "import": (Status.OK, "only for histoprep import"),
+    "train": (CheckStatus.WARN, "needed to train and to generate"),
+    "fast": (CheckStatus.WARN, "a quicker PNG decoder"),
+    "cluster": (CheckStatus.OK, "only for --engine dask"),
+    "cloud": (CheckStatus.OK, "only for object stores"),
+    "browse": (CheckStatus.OK, "only for histoprep browse"),
+    "import": (CheckStatus.OK, "only for histoprep import"),
 }
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?\s*(?:>=\s*([0-9.]+))?")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
@@ -39,12 +39,12 @@ def check_python() -> Iterator[Check]:
     if sys.version_info[:2] < _OLDEST_PYTHON:
         yield Check(
             "python",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"{found} in {sys.executable}",
             "make a virtual environment with Python 3.11 or newer",
         )
     else:
-        yield Check("python", Status.OK, f"{found} in {sys.executable}")
+        yield Check("python", CheckStatus.OK, f"{found} in {sys.executable}")
 
 
 def check_packages() -> Iterator[Check]:
@@ -56,17 +56,17 @@ def check_packages() -> Iterator[Check]:
     except PackageNotFoundError:
         yield Check(
             "histoprep",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"{OURS} is not installed; imported from {_home('histoprep')}",
             _REINSTALL,
         )
         return
-    yield Check("histoprep", Status.OK, f"{ours.version} in {_home('histoprep')}")
+    yield Check("histoprep", CheckStatus.OK, f"{ours.version} in {_home('histoprep')}")
     needs = _requirements(ours)
     yield _group(
         "packages",
         needs.get("", []),
-        Status.FAIL,
+        CheckStatus.FAIL,
         "",
         install_command(),
     )
@@ -77,7 +77,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def _group(
-    name: str, needs: list[tuple[str, str]], if_missing: Status, purpose: str, fix: str
+    name: str, needs: list[tuple[str, str]], if_missing: CheckStatus, purpose: str, fix: str
 ) -> Check:
     versions = {package: _version(package) for package, _ in needs}
     missing = [package for package, found in versions.items() if found is None]
@@ -94,9 +94,9 @@ def _group(
             fix,
         )
     if old:
-        return Check(name, Status.WARN, f"older than we ask for: {', '.join(old)}", fix)
+        return Check(name, CheckStatus.WARN, f"older than we ask for: {', '.join(old)}", fix)
     return Check(
-        name, Status.OK, ", ".join(f"{package} {found}" for package, found in versions.items())
+        name, CheckStatus.OK, ", ".join(f"{package} {found}" for package, found in versions.items())
     )
 
 
@@ -112,7 +112,7 @@ def check_foreign() -> Iterator[Check]:
     ]
     named = {_name_of(package): package.version for package in found}
     if named:
-        status = Status.FAIL if shadowed else Status.WARN
+        status = CheckStatus.FAIL if shadowed else CheckStatus.WARN
         detail = (
             "other projects with our names are installed:"
             f" {', '.join(f'{name} {version}' for name, version in named.items())}"
@@ -127,12 +127,12 @@ def check_foreign() -> Iterator[Check]:
         seen = ", ".join(f"{name} from {_home(name) or 'nowhere'}" for name in shadowed)
         yield Check(
             "foreign packages",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"not ours: {seen}",
             "leave that folder, or take it off PYTHONPATH",
         )
     else:
-        yield Check("foreign packages", Status.OK, "none with our names")
+        yield Check("foreign packages", CheckStatus.OK, "none with our names")
 
 
 def check_label_maps() -> Iterator[Check]:
@@ -141,12 +141,15 @@ def check_label_maps() -> Iterator[Check]:
         found = load_label_map(find_label_map("label_map_5"))
     except HistoprepError as error:
         yield Check(
-            "label maps", Status.FAIL, f"the packed ones cannot be read: {error.what}", _REINSTALL
+            "label maps",
+            CheckStatus.FAIL,
+            f"the packed ones cannot be read: {error.what}",
+            _REINSTALL,
         )
     else:
         yield Check(
             "label maps",
-            Status.OK,
+            CheckStatus.OK,
             f"{found.name}, {len(found.sources)} labels to {found.num_classes} classes",
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from histoprep import durable
-from histoprep.doctor.check import Check, Status
+from histoprep.doctor.check import Check, CheckStatus
 from histoprep.errors import HistoprepError
 
 _SPACE_FAIL_BYTES, _SPACE_WARN_BYTES = 200_000_000, 5_000_000_000
@@ -33,24 +33,24 @@ def check_writing(workspace: Path) -> Iterator[Check]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (OSError, HistoprepError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else error.what
-        yield Check("workspace", Status.FAIL, f"{place}: {reason}", _OTHER_PLACE)
+        yield Check("workspace", CheckStatus.FAIL, f"{place}: {reason}", _OTHER_PLACE)
         return
     if not right:
         yield Check(
             "workspace",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"{place}: a file that was written reads back differently",
             _OTHER_PLACE,
         )
     elif same:
         yield Check(
             "workspace",
-            Status.WARN,
+            CheckStatus.WARN,
             f"{place}: upper and lower case are one here",
             "names that differ in case alone would collide",
         )
     else:
-        yield Check("workspace", Status.OK, f"{place}: written, renamed, locked")
+        yield Check("workspace", CheckStatus.OK, f"{place}: written, renamed, locked")
 
 
 def check_space(workspace: Path) -> Iterator[Check]:
@@ -59,33 +59,33 @@ def check_space(workspace: Path) -> Iterator[Check]:
     free = shutil.disk_usage(place).free
     detail = f"{free / 1e9:,.1f} GB free at {place}"
     if free < _SPACE_FAIL_BYTES:
-        yield Check("free space", Status.FAIL, detail, f"free some, or {_OTHER_PLACE}")
+        yield Check("free space", CheckStatus.FAIL, detail, f"free some, or {_OTHER_PLACE}")
     elif free < _SPACE_WARN_BYTES:
         yield Check(
             "free space",
-            Status.WARN,
+            CheckStatus.WARN,
             detail,
             "shards and latents are about as large as the tiles; checkpoints take 1 to 5 GB at full"
             " size",
         )
     else:
-        yield Check("free space", Status.OK, detail)
+        yield Check("free space", CheckStatus.OK, detail)
 
 
 def check_memory() -> Iterator[Check]:
     """Yield the memory that is free now."""
     available = _available_bytes()
     if available is None:
-        yield Check("memory", Status.WARN, "this system does not say how much is free", "")
+        yield Check("memory", CheckStatus.WARN, "this system does not say how much is free", "")
     elif available < _MEMORY_WARN_BYTES:
         yield Check(
             "memory",
-            Status.WARN,
+            CheckStatus.WARN,
             f"{available / 1e9:.1f} GB available",
             "use fewer --workers, and small presets for training",
         )
     else:
-        yield Check("memory", Status.OK, f"{available / 1e9:.1f} GB available")
+        yield Check("memory", CheckStatus.OK, f"{available / 1e9:.1f} GB available")
 
 
 def check_processors() -> Iterator[Check]:
@@ -93,7 +93,7 @@ def check_processors() -> Iterator[Check]:
     usable = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    yield Check("processors", Status.OK, f"{usable} usable of {os.cpu_count() or usable}")
+    yield Check("processors", CheckStatus.OK, f"{usable} usable of {os.cpu_count() or usable}")
 
 
 def existing(path: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from histoprep.doctor.check import Check, Status
+from histoprep.doctor.check import Check, CheckStatus
 from histoprep.extras import install_command
 
 _TIME_LIMIT_S = 180
@@ -58,11 +58,11 @@ def check_training(codec: str | None) -> Iterator[Check]:
     cards = _cards()
     if find_spec("torch") is None:
         yield Check(
-            "torch", Status.WARN, "not installed: no training, no generated tiles", _INSTALL
+            "torch", CheckStatus.WARN, "not installed: no training, no generated tiles", _INSTALL
         )
         yield Check(
             "gpu",
-            Status.OK if cards else Status.WARN,
+            CheckStatus.OK if cards else CheckStatus.WARN,
             cards or "nvidia-smi is not there",
             "" if cards else "small presets train on a CPU",
         )
@@ -72,12 +72,12 @@ def check_training(codec: str | None) -> Iterator[Check]:
     except _NoAnswerError as error:
         yield Check(
             "torch",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"it cannot be used: {error}",
             f"make a new environment; {_INSTALL}",
         )
         return
-    yield Check("torch", Status.OK, f"{facts['version']}, {facts['threads']} threads")
+    yield Check("torch", CheckStatus.OK, f"{facts['version']}, {facts['threads']} threads")
     yield _gpu(facts, cards)
     yield from _codec(codec)
 
@@ -88,23 +88,26 @@ def _gpu(facts: Mapping[str, Any], cards: str) -> Check:
             f"{name} {memory / 2**30:.0f} GiB"
             for name, memory in zip(facts["names"], facts["memory"], strict=True)
         )
-        return Check("gpu", Status.OK, f"{listed}, CUDA {facts['built_for']}")
+        return Check("gpu", CheckStatus.OK, f"{listed}, CUDA {facts['built_for']}")
     if cards and not facts["built_for"]:
         fix = "install a torch that is built for CUDA; the one that is installed is for CPUs alone"
         return Check(
-            "gpu", Status.FAIL, f"{cards}: there, but torch {facts['version']} cannot use it", fix
+            "gpu",
+            CheckStatus.FAIL,
+            f"{cards}: there, but torch {facts['version']} cannot use it",
+            fix,
         )
     if cards:
         fix = "the driver may be too old for this CUDA, or CUDA_VISIBLE_DEVICES hides the card"
         return Check(
             "gpu",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"{cards}: there, but torch (CUDA {facts['built_for']}) does not see it",
             fix,
         )
     return Check(
         "gpu",
-        Status.WARN,
+        CheckStatus.WARN,
         "none was found: training runs on the CPU",
         "small presets (codec-tiny, mask-unet-tiny) train there in minutes",
     )
@@ -114,13 +117,13 @@ def _codec(codec: str | None) -> Iterator[Check]:
     try:
         facts = _ask(_ASK_DIFFUSERS)
     except _NoAnswerError as error:
-        yield Check("codec", Status.FAIL, f"diffusers cannot be used: {error}", _INSTALL)
+        yield Check("codec", CheckStatus.FAIL, f"diffusers cannot be used: {error}", _INSTALL)
         return
     if codec is None:
         fix = "try yours with --codec FOLDER; trainer fit --preset codec-tiny trains one"
         yield Check(
             "codec",
-            Status.OK,
+            CheckStatus.OK,
             f"diffusers {facts['version']} with AutoencoderKL and AutoencoderTiny; no codec was"
             " named",
             fix,
@@ -133,13 +136,13 @@ def _codec(codec: str | None) -> Iterator[Check]:
     if "error" in found:
         yield Check(
             "codec",
-            Status.FAIL,
+            CheckStatus.FAIL,
             f"{codec}: {found['error']}",
             "name a folder in the layout of diffusers, a run of the recipe codec, or a hub id",
         )
     else:
         size = f"{found['channels']} channels, 1/{found['factor']} of the side"
-        yield Check("codec", Status.OK, f"{codec}: {size}, digest {found['digest'][:12]}")
+        yield Check("codec", CheckStatus.OK, f"{codec}: {size}, digest {found['digest'][:12]}")
 
 
 def _cards() -> str:

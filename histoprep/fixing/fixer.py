@@ -11,7 +11,7 @@ import numpy as np
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError
 from histoprep.fixing.operations import operation_called
-from histoprep.fixing.operations.base import Content, NotDoneError
+from histoprep.fixing.operations.base import NotDoneError, TreeFile
 from histoprep.mask_reading import Reading
 from histoprep.mask_tree.task import NewFile
 
@@ -83,10 +83,10 @@ class Fixer:
         """Return what becomes of a file."""
         stem, suffix = split_suffix(row.path)
         if data is None:
-            begin = Content(b"", suffix, self.reading).with_data(b"", split_suffix(row.file)[1])
+            begin = TreeFile(b"", suffix, self.reading).with_data(b"", split_suffix(row.file)[1])
             done = [name for name, _ in row.steps]
             return self._kept(row, key, done, list(row.left), begin.suffix)
-        begin = Content(data, suffix, self.reading).with_data(data, split_suffix(row.file)[1])
+        begin = TreeFile(data, suffix, self.reading).with_data(data, split_suffix(row.file)[1])
         content, done, left = begin, list[str](), list(row.left)
         for name, ticket in row.steps:
             try:
@@ -116,7 +116,7 @@ class _UnchangedError(Exception):
     """There was nothing to be done."""
 
 
-def _step(name: str, ticket: Any, content: Content, row: FileRow) -> Content:
+def _step(name: str, ticket: Any, content: TreeFile, row: FileRow) -> TreeFile:
     """Return the file after one more operation.
 
     Raises:
@@ -155,7 +155,7 @@ def _facts(row: FileRow, done: list[str], left: list[str]) -> dict[str, Any]:
     return facts | ({"source_digest": row.source_digest} if row.is_replaced else {})
 
 
-def _changes(row: FileRow, begin: Content, content: Content) -> dict[str, Any]:
+def _changes(row: FileRow, begin: TreeFile, content: TreeFile) -> dict[str, Any]:
     """Return what changed of the labels of a mask."""
     if content.labels is None:
         return {}

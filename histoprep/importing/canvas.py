@@ -13,7 +13,7 @@ import numpy as np
 
 from histoprep.choices import DrawingOrder
 from histoprep.errors import UsageError
-from histoprep.importing.model import MAX_LABEL, Counts, Drawing, Size
+from histoprep.importing.model import MAX_LABEL, AnnotationCounts, Drawing, ImageSize
 
 
 class Bounds(NamedTuple):
@@ -24,7 +24,7 @@ class Bounds(NamedTuple):
     right: float
     bottom: float
 
-    def meets(self, size: Size) -> bool:
+    def meets(self, size: ImageSize) -> bool:
         """Return whether the box shares an area or a line with an image of this size."""
         return (
             self.right > 0
@@ -53,7 +53,7 @@ class Outline(Protocol):
     def area(self) -> float:
         """Return its area in pixels, for the order by area."""
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return its pixels in an image of this size."""
 
 
@@ -95,7 +95,7 @@ def in_order(annotations: Iterable[Annotation], order: DrawingOrder) -> list[Ann
 def draw(
     annotations: Sequence[Annotation],
     order: DrawingOrder,
-    size: Size,
+    size: ImageSize,
     *,
     background: int = 0,
     skipped: Counter[str] | None = None,
@@ -109,7 +109,7 @@ def draw(
         background: The label of pixels that none covers.
         skipped: Annotations that are no areas, by kind; they are only counted.
     """
-    counts = Counts(len(annotations), skipped=Counter(skipped or {}))
+    counts = AnnotationCounts(len(annotations), skipped=Counter(skipped or {}))
     counts.read += counts.skipped.total()
     canvas = Canvas(size, background)
     for annotation in in_order(annotations, order):
@@ -126,7 +126,7 @@ def draw(
 class Canvas:
     """An image that areas are put on, one over the other."""
 
-    def __init__(self, size: Size, background: int = 0) -> None:
+    def __init__(self, size: ImageSize, background: int = 0) -> None:
         """Begin with an image of the background's label."""
         self._labels = np.full(size, background, np.uint16)
         self._top = np.zeros(size, np.int32)
@@ -149,7 +149,7 @@ class Canvas:
         self._top[window][pixels] = self._num_put
         return True
 
-    def finish(self, counts: Counts) -> Drawing:
+    def finish(self, counts: AnnotationCounts) -> Drawing:
         """Return the image and add to `counts` what was hidden."""
         visible = np.unique(self._top[self._top > 0]).size
         counts.hidden += self._num_put - visible
@@ -181,7 +181,7 @@ def label_instances(ids: np.ndarray, labels: Mapping[int, int], what: str) -> Dr
         )
     table = np.array([labels.get(number, 0) if number else 0 for number in numbers], np.uint16)
     drawn = sum(number != 0 for number in numbers)
-    counts = Counts(len(labels), drawn, empty=len(labels) - drawn)
+    counts = AnnotationCounts(len(labels), drawn, empty=len(labels) - drawn)
     order = {number: rank for rank, number in enumerate(labels, start=1)}
     ranks = np.array([order.get(number, 0) for number in numbers])
     kept = len(labels) <= MAX_LABEL

@@ -9,12 +9,12 @@ import numpy as np
 from histoprep.errors import UsageError
 from histoprep.image_formats import Compression, format_called
 from histoprep.imageio import Header, decode_rgb, decode_stored, read_header
-from histoprep.importing.model import Size
+from histoprep.importing.model import ImageSize
 
 _HALF = 128
 
 
-def read_set_pixels(path: Path, size: Size) -> tuple[np.ndarray, bool]:
+def read_set_pixels(path: Path, size: ImageSize) -> tuple[np.ndarray, bool]:
     """Return which pixels of a mask file are set, bool [height, width], and whether set pixels
     differ, so that the file says more than that.
 
@@ -51,9 +51,9 @@ def is_lossy(header: Header) -> bool:
     return header.lossy is not None or format_called(header.format).compression is Compression.LOSSY
 
 
-def refuse_other_size(path: Path, header: Header, size: Size) -> None:
+def refuse_other_size(path: Path, header: Header, size: ImageSize) -> None:
     """Raise UsageError for a mask file of another size than its image."""
-    seen = Size(header.height_px, header.width_px)
+    seen = ImageSize(header.height_px, header.width_px)
     if seen != size:
         raise UsageError(
             "the mask has another size than its image",

@@ -19,7 +19,7 @@ MAX_LABEL = 65_535
 """The largest label that a grey PNG of 16 bits holds."""
 
 
-class Size(NamedTuple):
+class ImageSize(NamedTuple):
     """Height and width of an image in pixels."""
 
     height_px: int
@@ -40,7 +40,7 @@ class Label:
 
 
 @dataclass(slots=True)
-class Counts:
+class AnnotationCounts:
     """What became of the annotations of one image, or of all.
 
     Attributes:
@@ -70,7 +70,7 @@ class Counts:
     several_values: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: AnnotationCounts) -> None:
         """Add the counts of another image."""
         for name in self.NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -84,7 +84,7 @@ class Drawing:
     """
 
     labels: np.ndarray
-    counts: Counts
+    counts: AnnotationCounts
     instances: np.ndarray | None = None
 
 
@@ -122,8 +122,8 @@ class Item:
     name: str
     source: str
     image: ImageFile | MadeImage | str
-    draw: Callable[[Size], Drawing | None]
-    size: Size | None = None
+    draw: Callable[[ImageSize], Drawing | None]
+    size: ImageSize | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     state: str = ""
 

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from histoprep.importing.canvas import Bounds, Patch
 from histoprep.importing.extras import coco_masks, rasterio_features
-from histoprep.importing.model import Size
+from histoprep.importing.model import ImageSize
 from histoprep.importing.run_lengths import decompress
 
 Points = np.ndarray
@@ -71,7 +71,7 @@ class CocoPolygons:
         """Return the sum of their areas."""
         return sum(map(ring_area, self.polygons))
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return the pixels of `pycocotools.coco.COCO.annToMask`."""
         # A polygon of two points is read as a box where it is the first.
         rings = [ring.ravel().tolist() for ring in self.polygons if len(ring) >= _LEAST_CORNERS]
@@ -110,7 +110,7 @@ class Rings:
             ring_area(rings[0]) - sum(map(ring_area, rings[1:])) for rings in self.polygons if rings
         )
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return the pixels whose centre, at half numbers, lies inside."""
         box = self.bounds()
         if not box.meets(size):
@@ -153,7 +153,7 @@ class PillowPolygon:
         """Return its area."""
         return ring_area(self.points)
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return its pixels, those under its outline among them."""
         if len(self.points) < _LEAST_CORNERS:
             return NO_PIXELS
@@ -179,14 +179,14 @@ class PillowBox:
         sides = (box.right - box.left) * (box.bottom - box.top)
         return sides * math.pi / 4 if self.round else sides
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return its pixels, those under its outline among them."""
         image, pen = _paper(size)
         (pen.ellipse if self.round else pen.rectangle)(tuple(self.bounds()), outline=1, fill=1)
         return whole_patch(np.asarray(image, bool))
 
 
-def _paper(size: Size) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+def _paper(size: ImageSize) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     image = Image.new("L", (size.width_px, size.height_px))
     return image, ImageDraw.Draw(image)
 
@@ -208,7 +208,7 @@ class Ellipse:
         """Return its area."""
         return math.pi * self.radii[0] * self.radii[1]
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return the pixels of OpenCV's filled ellipse of rounded centre and axes."""
         if not self.bounds().meets(size):
             return NO_PIXELS
@@ -237,7 +237,7 @@ class Bitmap:
         """Return the number of pixels."""
         return float(self.pixels.sum())
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return the pixels that lie in the image."""
         above, before = max(0, -self.top), max(0, -self.left)
         top, left = max(0, self.top), max(0, self.left)
@@ -261,7 +261,7 @@ class RunLengths:
     """
 
     runs: np.ndarray
-    size: Size
+    size: ImageSize
     top: int = 0
     left: int = 0
     by_column: bool = True
@@ -275,7 +275,7 @@ class RunLengths:
         """Return the number of pixels."""
         return float(self.runs[1::2].sum())
 
-    def fill(self, size: Size) -> Patch:
+    def fill(self, size: ImageSize) -> Patch:
         """Return the pixels that lie in the image."""
         values = np.arange(len(self.runs)) % 2 == 1
         pixels = np.repeat(values, self.runs)

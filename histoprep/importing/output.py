@@ -13,7 +13,15 @@ from histoprep.choices import LinkKind
 from histoprep.digests import digest
 from histoprep.errors import BrokenFileError, HistoprepError, UsageError
 from histoprep.imageio import encode_mask_png, read_header
-from histoprep.importing.model import MAX_LABEL, Counts, Drawing, ImageFile, Item, MadeImage, Size
+from histoprep.importing.model import (
+    MAX_LABEL,
+    AnnotationCounts,
+    Drawing,
+    ImageFile,
+    ImageSize,
+    Item,
+    MadeImage,
+)
 from histoprep.job_folder import output_errors
 from histoprep.links import COPY, place_file
 from histoprep.names import to_text
@@ -22,12 +30,12 @@ from histoprep.visible import visible
 
 IMAGES, MASKS, INSTANCES = "images", "masks", ".instances"
 WRITTEN, FAILED = "written", "failed"
-NO_SIZE = Size(0, 0)
+NO_SIZE = ImageSize(0, 0)
 MADE = "written"
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class ImportedTile:
     """An image that was read and its labels, or why it cannot be used.
 
     Attributes:
@@ -40,29 +48,31 @@ class Tile:
 
     item: Item
     data: bytes = b""
-    size: Size = NO_SIZE
+    size: ImageSize = NO_SIZE
     drawing: Drawing | None = None
     fault: str = ""
 
 
-def render(item: Item) -> Tile:
+def render(item: Item) -> ImportedTile:
     """Return an image and its labels; what is wrong with them becomes a fault."""
     if isinstance(item.image, str):
-        return Tile(item, fault=item.image)
+        return ImportedTile(item, fault=item.image)
     try:
         data, size = _image_bytes(item.image)
         _refuse_size(item, size)
         drawing = item.draw(size)
     except BrokenFileError as error:
-        return Tile(item, fault=f"{error.verdict}: {error.detail}")
+        return ImportedTile(item, fault=f"{error.verdict}: {error.detail}")
     except HistoprepError as error:
-        return Tile(item, fault=_in_line(error))
+        return ImportedTile(item, fault=_in_line(error))
     except OSError as error:
-        return Tile(item, fault=f"cannot read {error.filename}: {error.strerror or error}")
-    return Tile(item, data, size, drawing)
+        return ImportedTile(item, fault=f"cannot read {error.filename}: {error.strerror or error}")
+    return ImportedTile(item, data, size, drawing)
 
 
-def write_tile(out: Path, tile: Tile, *, copy: bool, keep_instances: bool) -> dict[str, Any]:
+def write_tile(
+    out: Path, tile: ImportedTile, *, copy: bool, keep_instances: bool
+) -> dict[str, Any]:
     """Write the files of one image and return its row of the ledger.
 
     Args:
@@ -100,7 +110,7 @@ def _in_line(error: HistoprepError) -> str:
     return f"{error.what}{where}" + (f": {rest}" if rest else "")
 
 
-def _image_bytes(image: ImageFile | MadeImage) -> tuple[bytes, Size]:
+def _image_bytes(image: ImageFile | MadeImage) -> tuple[bytes, ImageSize]:
     if isinstance(image, MadeImage):
         data = image.encode()
     else:
@@ -111,12 +121,12 @@ def _image_bytes(image: ImageFile | MadeImage) -> tuple[bytes, Size]:
                 f"cannot read the image: {error.strerror or error}", path=image.path
             ) from error
     header = read_header(data)
-    return data, Size(header.height_px, header.width_px)
+    return data, ImageSize(header.height_px, header.width_px)
 
 
-def _refuse_size(item: Item, size: Size) -> None:
+def _refuse_size(item: Item, size: ImageSize) -> None:
     if item.size is not None and item.size != size:
-        turned = item.size == Size(size.width_px, size.height_px)
+        turned = item.size == ImageSize(size.width_px, size.height_px)
         raise UsageError(
             "the image has another size than the annotations say"
             + (", turned by a quarter: was it turned by its EXIF orientation?" if turned else ""),
@@ -130,7 +140,7 @@ def _described(drawing: Drawing) -> dict[str, Any]:
     counts = drawing.counts
     kinds = ", ".join(f"{kind} {number}" for kind, number in sorted(counts.skipped.items()))
     return {
-        **{name: getattr(counts, name) for name in Counts.NUMBERS},
+        **{name: getattr(counts, name) for name in AnnotationCounts.NUMBERS},
         "skipped": counts.skipped.total(),
         "skipped_kinds": kinds or None,
         "label_ids": labels.tolist(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histoprep.importing.model import Counts
+from histoprep.importing.model import AnnotationCounts
 from histoprep.importing.output import WRITTEN
 from histoprep.labels import LabelMap
 from histoprep.schemas.ledgers import LEDGER
@@ -39,7 +39,7 @@ class ImportResult:
     num_unlabelled: int = 0
     num_failed: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
+    counts: AnnotationCounts = field(default_factory=AnnotationCounts)
     label_pixels: dict[int, int] = field(default_factory=dict)
     how: dict[str, int] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
@@ -58,8 +58,8 @@ class ImportResult:
 
     def add(self, row: dict[str, Any]) -> None:
         """Count a row of the ledger."""
-        numbers = {name: row[name] or 0 for name in Counts.NUMBERS}
-        self.counts.add(Counts(**numbers, skipped=_kinds_of(row["skipped_kinds"])))
+        numbers = {name: row[name] or 0 for name in AnnotationCounts.NUMBERS}
+        self.counts.add(AnnotationCounts(**numbers, skipped=_kinds_of(row["skipped_kinds"])))
         if row["status"] != WRITTEN:
             self.num_failed += 1
             if len(self.failed) < _NUM_KEPT:

@@ -64,9 +64,9 @@ from histoprep import rule_ids
 from histoprep.labels.ignored import IGNORED_ID
 from histoprep.labels.strict_yaml import (
     DECIMAL,
-    Block,
-    Listing,
     Text,
+    YamlList,
+    YamlTable,
     as_block,
     as_text,
     as_texts,
@@ -101,7 +101,7 @@ _PLAIN_EXPECTED = (
     "a class number, such as 1; for names, write the tables `sources:`, `classes:` and `map:`"
 )
 
-Node = Text | Block | Listing
+Node = Text | YamlTable | YamlList
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +509,7 @@ def read_source_list(path: Path) -> Draft:
     return draft
 
 
-def top_level(tree: Block, path: Path) -> dict[str, tuple[Text, Node]]:
+def top_level(tree: YamlTable, path: Path) -> dict[str, tuple[Text, Node]]:
     """Return the entries of a table by key; raises LabelMapError when a key occurs twice."""
     entries: dict[str, tuple[Text, Node]] = {}
     for key, value in tree.items:
@@ -608,13 +608,13 @@ def _read_sources(node: Node, draft: Draft) -> None:
     draft.rest = Text(other.rest.value, 0) if other.rest else None
 
 
-def _declare_sources(block: Block, draft: Draft) -> None:
+def _declare_sources(block: YamlTable, draft: Draft) -> None:
     for key, value in block.items:
         name = as_text(value, draft.path, "the name of a source label")
         draft.declare_values(key, name)
 
 
-def _read_classes(block: Block, draft: Draft) -> None:
+def _read_classes(block: YamlTable, draft: Draft) -> None:
     for key, value in block.items:
         class_id = whole_number(key, draft.path, "the id of a class")
         if isinstance(value, Text):
@@ -668,7 +668,7 @@ def _read_details(texts: Mapping[str, Text], class_id: int, draft: Draft) -> Non
             )
 
 
-def _read_mapping(block: Block, draft: Draft) -> None:
+def _read_mapping(block: YamlTable, draft: Draft) -> None:
     # Of two ids with one name, which is a problem already, the first is meant.
     sources = {name_key(name): label_id for label_id, name in reversed(draft.sources.items())}
     classes = {name_key(name): class_id for class_id, name in reversed(draft.classes.items())}

@@ -40,7 +40,7 @@ from histoprep.labels.format import (
     perhaps,
     read_source_list,
 )
-from histoprep.labels.strict_yaml import Block, Text, as_block, as_text, fault, whole_number
+from histoprep.labels.strict_yaml import Text, YamlTable, as_block, as_text, fault, whole_number
 
 _CLASSES = ("classes", "class_to_int")
 _FEATURES = ("features", "target__tfrec", "class_to_int")
@@ -85,7 +85,7 @@ def read_old(tree: Mapping[str, tuple[Text, Node]], path: Path) -> Draft:
 def _find(tree: Mapping[str, tuple[Text, Node]], keys: tuple[str, ...]) -> Node | None:
     node: Node | None = tree[keys[0]][1] if keys[0] in tree else None
     for key in keys[1:]:
-        if not isinstance(node, Block):
+        if not isinstance(node, YamlTable):
             return None
         node = next((value for name, value in node.items if name.value == key), None)
     return node

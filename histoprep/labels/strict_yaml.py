@@ -47,7 +47,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class YamlList:
     """The scalars of a list, in the order of the file."""
 
     items: tuple[Text, ...]
@@ -55,10 +55,10 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class YamlTable:
     """A `key: value` table in the order of the file; a key may occur twice."""
 
-    items: tuple[tuple[Text, Text | Block | Listing], ...]
+    items: tuple[tuple[Text, Text | YamlTable | YamlList], ...]
     line: int
 
 
@@ -76,7 +76,7 @@ def fault(
     return LabelMapError(what, path=where, seen=seen, expected=expected, hint=hint)
 
 
-def read_block(path: Path, lists: frozenset[str] = frozenset()) -> Block:
+def read_block(path: Path, lists: frozenset[str] = frozenset()) -> YamlTable:
     """Return the table that a label-map file holds; entries at its top named in `lists` may be
     lists.
 
@@ -86,7 +86,7 @@ def read_block(path: Path, lists: frozenset[str] = frozenset()) -> Block:
     return parse_block(_read_bytes(path), path, lists)
 
 
-def parse_block(data: bytes, path: Path, lists: frozenset[str] = frozenset()) -> Block:
+def parse_block(data: bytes, path: Path, lists: frozenset[str] = frozenset()) -> YamlTable:
     """Return the table that `data` spells; `path` is for messages only. Raises LabelMapError."""
     import yaml
 
@@ -175,10 +175,10 @@ def _syntax_hint(problem: str, text: str, line: int) -> str | None:
     return None
 
 
-def _document(events: Iterator[yaml.Event], path: Path, lists: frozenset[str]) -> Block:
+def _document(events: Iterator[yaml.Event], path: Path, lists: frozenset[str]) -> YamlTable:
     import yaml
 
-    root: Block | None = None
+    root: YamlTable | None = None
     for event in events:
         if isinstance(event, yaml.DocumentStartEvent):
             if root is not None:
@@ -218,7 +218,7 @@ def _node(
     path: Path,
     depth: int,
     lists: frozenset[str] = frozenset(),
-) -> Text | Block:
+) -> Text | YamlTable:
     import yaml
 
     _refuse_decoration(event, path)
@@ -238,7 +238,7 @@ def _node(
             "tables within tables go too deep",
             expected=f"at most {MAX_DEPTH} levels",
         )
-    items: list[tuple[Text, Text | Block | Listing]] = []
+    items: list[tuple[Text, Text | YamlTable | YamlList]] = []
     for inner in events:
         if isinstance(inner, yaml.MappingEndEvent):
             break
@@ -250,7 +250,7 @@ def _node(
                 hint='list values without brackets, 3, 7, 9: name; a colour is "#ff0000": name',
             )
         key = _node(inner, events, path, depth + 1)
-        if isinstance(key, Block):
+        if isinstance(key, YamlTable):
             raise fault(path, key.line, "a table cannot be a key")
         if key.value == "<<":
             raise fault(
@@ -261,10 +261,10 @@ def _node(
             items.append((key, _listing(value, events, path)))
         else:
             items.append((key, _node(value, events, path, depth + 1)))
-    return Block(tuple(items), _line(event))
+    return YamlTable(tuple(items), _line(event))
 
 
-def _listing(event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Listing:
+def _listing(event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> YamlList:
     """Return the list that begins with `event`; raises LabelMapError when it holds more than
     scalars.
     """
@@ -281,7 +281,7 @@ def _listing(event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Lis
                 path, _line(inner), "a list holds values alone", expected="[255] or [0, 255]"
             )
         items.append(Text(inner.value, _line(inner)))
-    return Listing(tuple(items), _line(event))
+    return YamlList(tuple(items), _line(event))
 
 
 def _refuse_decoration(event: yaml.Event, path: Path) -> None:
@@ -314,19 +314,19 @@ def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark else 1
 
 
-def as_text(node: Text | Block | Listing, path: Path, what: str) -> Text:
+def as_text(node: Text | YamlTable | YamlList, path: Path, what: str) -> Text:
     """Return `node` when it is a scalar; raise LabelMapError, naming it as `what`, otherwise."""
     if not isinstance(node, Text):
-        kind = "table" if isinstance(node, Block) else "list"
+        kind = "table" if isinstance(node, YamlTable) else "list"
         raise fault(path, node.line, f"{what} cannot be a {kind}", expected="one value")
     return node
 
 
-def as_block(node: Text | Block | Listing, path: Path, what: str) -> Block:
+def as_block(node: Text | YamlTable | YamlList, path: Path, what: str) -> YamlTable:
     """Return `node` when it is a table with lines; raise LabelMapError, naming it as `what`,
     otherwise.
     """
-    if not isinstance(node, Block):
+    if not isinstance(node, YamlTable):
         raise fault(
             path,
             node.line,
@@ -385,11 +385,11 @@ def number_fault(value: str) -> str:
     )
 
 
-def as_texts(node: Text | Block | Listing, path: Path, what: str) -> tuple[Text, ...]:
+def as_texts(node: Text | YamlTable | YamlList, path: Path, what: str) -> tuple[Text, ...]:
     """Return the scalars of a list, or `node` itself when it is a scalar; raise LabelMapError,
     naming it as `what`, otherwise.
     """
-    return node.items if isinstance(node, Listing) else (as_text(node, path, what),)
+    return node.items if isinstance(node, YamlList) else (as_text(node, path, what),)
 
 
 def reference(text: Text, path: Path, what: str) -> int | str:

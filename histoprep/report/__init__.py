@@ -180,7 +180,7 @@ def _text(name: str) -> str:
     return escape(visible(name))
 
 
-class Format(Protocol):
+class ReportModule(Protocol):
     """What a module of this package offers."""
 
     def render(self, report: Report) -> str:
@@ -195,7 +195,7 @@ def render(report: Report, name: str) -> str:
     """
     if name not in list(ReportFormat):
         raise UsageError("unknown report format", seen=name, expected=", ".join(ReportFormat))
-    return cast(Format, import_module(f"{__name__}.{name}")).render(report)
+    return cast(ReportModule, import_module(f"{__name__}.{name}")).render(report)
 
 
 def count_severities(findings: Iterable[Finding]) -> dict[Severity, int]:

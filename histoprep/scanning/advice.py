@@ -17,7 +17,7 @@ from histoprep.scanning.aligned_folders import aligned_readings
 from histoprep.scanning.combining import combined
 from histoprep.scanning.commands import audit_command, combine_command
 from histoprep.scanning.joined_names import joined_readings
-from histoprep.scanning.layouts import MASK_WORDS, FolderNames, Reading, readings, words_in
+from histoprep.scanning.layouts import MASK_WORDS, FolderNames, NameReading, readings, words_in
 from histoprep.scanning.listing import ScanOptions
 from histoprep.scanning.trial import gives_pairs
 
@@ -34,7 +34,7 @@ _LISTED = (
 )
 
 
-def find_pairing(images: Iterable[str], masks: Iterable[str]) -> Reading | None:
+def find_pairing(images: Iterable[str], masks: Iterable[str]) -> NameReading | None:
     """Return the reading of names that pairs most of these masks with these images, or None.
 
     Args:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from histoprep.scanning.layouts import (
     Affixes,
     FolderNames,
+    NameReading,
     Places,
-    Reading,
     escaped,
     name_pattern,
     named_readings,
@@ -103,7 +103,7 @@ def _group(number: int) -> str:
     return f"{KEY}{number if number > 1 else ''}"
 
 
-def aligned_readings(folders: Sequence[FolderNames]) -> list[Reading]:
+def aligned_readings(folders: Sequence[FolderNames]) -> list[NameReading]:
     """Return the readings in which the path of each folder of masks follows from that of one with
     images, most pairs first.
     """
@@ -112,7 +112,7 @@ def aligned_readings(folders: Sequence[FolderNames]) -> list[Reading]:
         parts = tuple(folder.path.split("/")[:-1])
         if folder.names and 1 < len(parts) <= _MAX_DEPTH:
             by_depth[len(parts)][parts] = folder
-    found: list[Reading] = []
+    found: list[NameReading] = []
     for by_parts in by_depth.values():
         some = list(by_parts)[:_MAX_OTHERS]
         ways = dict.fromkeys(_alignments(list(by_parts)))

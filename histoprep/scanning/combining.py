@@ -12,7 +12,7 @@ from pathlib import Path
 
 from histoprep.choices import CombineBy
 from histoprep.scanning.commands import combine_command
-from histoprep.scanning.layouts import Affixes, Reading
+from histoprep.scanning.layouts import Affixes, NameReading
 from histoprep.scanning.mask_groups import compiled_pattern, group_masks, mask_test
 
 _TOP = Path("/set")
@@ -35,7 +35,7 @@ class SeveralMasks:
     are_numbered: bool
 
     @classmethod
-    def of(cls, readings: Sequence[Reading], files: Sequence[str]) -> SeveralMasks | None:
+    def of(cls, readings: Sequence[NameReading], files: Sequence[str]) -> SeveralMasks | None:
         """Return how the masks of these readings, one of each, combine; None where no pattern gives
         exactly these masks.
 
@@ -127,14 +127,14 @@ def combined(files: Iterable[str], by: CombineBy, pattern: str | None = None) ->
     }
 
 
-def are_variants(readings: Sequence[Reading]) -> bool:
+def are_variants(readings: Sequence[NameReading]) -> bool:
     """Return whether the masks of these readings differ in one part of their paths alone, and the
     images are named in one way.
     """
     return any(True for _ in _variants(readings))
 
 
-def _wanted(readings: Sequence[Reading], classes: Sequence[str] | None) -> Groups:
+def _wanted(readings: Sequence[NameReading], classes: Sequence[str] | None) -> Groups:
     masks: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for at, reading in enumerate(readings):
         for image, mask in reading.pairs:
@@ -143,7 +143,7 @@ def _wanted(readings: Sequence[Reading], classes: Sequence[str] | None) -> Group
 
 
 def _variants(
-    readings: Sequence[Reading],
+    readings: Sequence[NameReading],
 ) -> Iterator[tuple[str, list[str], str, list[str]]]:
     """Yield what stands before the differing part, the parts, what stands behind it, and the
     patterns that name it, for each way in which the masks of readings differ.
@@ -167,7 +167,7 @@ def _variants(
 
 
 def _of_folders(
-    readings: Sequence[Reading], mask: Affixes
+    readings: Sequence[NameReading], mask: Affixes
 ) -> Iterator[tuple[str, list[str], str, list[str]]]:
     """Yield what tells folders of masks from each other that differ in one part of their paths."""
     by_image = [dict(reading.pairs) for reading in readings]
@@ -222,7 +222,7 @@ def _differing(names: Sequence[str]) -> tuple[str, list[str], str]:
     return start, [rest.removesuffix(end) for rest in rests], end
 
 
-def _same_folders(readings: Sequence[Reading]) -> bool:
+def _same_folders(readings: Sequence[NameReading]) -> bool:
     folders = [{mask.rpartition("/")[0] for _, mask in reading.pairs} for reading in readings]
     return any(folders[0] & others for others in folders[1:]) or len(folders) == 1
 

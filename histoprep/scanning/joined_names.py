@@ -9,7 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from histoprep.scanning.layouts import FolderNames, JoinedFolders, Places, Reading, named_readings
+from histoprep.scanning.layouts import (
+    FolderNames,
+    JoinedFolders,
+    NameReading,
+    Places,
+    named_readings,
+)
 
 _SEPARATORS = ("_", "-", " ", ".", "__", "+")
 _MAX_DEPTH = 3
@@ -67,12 +73,12 @@ class _Deep:
         )
 
 
-def joined_readings(folders: Sequence[FolderNames]) -> list[Reading]:
+def joined_readings(folders: Sequence[FolderNames]) -> list[NameReading]:
     """Return the readings in which the folders of one side are named in the files of the other,
     most pairs first.
     """
     holding = [folder for folder in folders if folder.names]
-    found: list[Reading] = []
+    found: list[NameReading] = []
     for group in _groups([*_candidates(holding)][:_MAX_TRIED]):
         for images_are_deep in (True, False):
             found += _readings_of(group, images_are_deep=images_are_deep)
@@ -157,7 +163,7 @@ def _differing(first: str, second: str) -> tuple[str, str] | None:
 
 def _readings_of(
     group: list[tuple[_Deep, FolderNames]], *, images_are_deep: bool
-) -> Iterator[Reading]:
+) -> Iterator[NameReading]:
     joined = _joined(group, images_are_deep=images_are_deep)
     if joined is None:
         return

@@ -203,7 +203,7 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class NameReading:
     """One way to read the names.
 
     Attributes:
@@ -382,12 +382,12 @@ def words_in(text: str) -> set[str]:
     return whole | {word.lower() for word in _WORD.findall(text)}
 
 
-def readings(folders: Sequence[FolderNames]) -> list[Reading]:
+def readings(folders: Sequence[FolderNames]) -> list[NameReading]:
     """Return every way to read the names in which masks mostly have an image, most pairs first.
 
     One reading of the same pairs is enough: the one with the shortest affixes.
     """
-    found: dict[frozenset[tuple[str, str]], Reading] = {}
+    found: dict[frozenset[tuple[str, str]], NameReading] = {}
     for places in _places(folders):
         for reading in named_readings(places):
             _keep_shorter(found, reading)
@@ -396,14 +396,16 @@ def readings(folders: Sequence[FolderNames]) -> list[Reading]:
     return sorted(found.values(), key=lambda reading: -len(reading.pairs))
 
 
-def _keep_shorter(found: dict[frozenset[tuple[str, str]], Reading], reading: Reading) -> None:
+def _keep_shorter(
+    found: dict[frozenset[tuple[str, str]], NameReading], reading: NameReading
+) -> None:
     key = frozenset(reading.pairs)
     other = found.get(key)
     if other is None or _complexity(reading) < _complexity(other):
         found[key] = reading
 
 
-def _complexity(reading: Reading) -> tuple[int, int, int]:
+def _complexity(reading: NameReading) -> tuple[int, int, int]:
     affixes = (reading.image, reading.mask)
     # That an image may have any name is said only where there is nothing better to say.
     has_any_image = reading.is_by_path and not reading.image.head
@@ -449,7 +451,7 @@ def _places(folders: Sequence[FolderNames]) -> Iterator[Places]:
         yield Places(tuple((folder, folder) for folder in holding))
 
 
-def crossed(images: Sequence[FolderNames], masks: Sequence[FolderNames]) -> list[Reading]:
+def crossed(images: Sequence[FolderNames], masks: Sequence[FolderNames]) -> list[NameReading]:
     """Return the readings in which any name of the folders of images may pair with any of those of
     masks; none when a name stands in two folders, or names are not all known.
     """
@@ -462,7 +464,7 @@ def crossed(images: Sequence[FolderNames], masks: Sequence[FolderNames]) -> list
     pooled = [FolderNames.of("", side) for side in sides]
     paths_of = [tuple(folder.path for folder in folders) for folders in (images, masks)]
     places = Places(((pooled[0], pooled[1]),), crossed=(paths_of[0], paths_of[1]))
-    found: dict[frozenset[tuple[str, str]], Reading] = {}
+    found: dict[frozenset[tuple[str, str]], NameReading] = {}
     for reading in named_readings(places):
         pairs = tuple(
             (sides[0][image] + image, sides[1][mask] + mask) for image, mask in reading.pairs
@@ -652,7 +654,7 @@ def _side(folders: tuple[FolderNames, ...], *, mixed: bool) -> _Side:
     return _Side.of(folders, mixed=mixed)
 
 
-def named_readings(places: Places) -> Iterator[Reading]:
+def named_readings(places: Places) -> Iterator[NameReading]:
     """Yield the readings of the names in folders."""
     of_images, of_masks = (tuple(folders) for folders in zip(*places.folders, strict=True))
     images = _side(of_images, mixed=places.are_siblings)
@@ -669,7 +671,7 @@ def named_readings(places: Places) -> Iterator[Reading]:
         yield from _padded(places, images, masks)
 
 
-def _matching(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
+def _matching(places: Places, images: _Side, masks: _Side) -> Iterator[NameReading]:
     for image, mask in product(images.keys, masks.keys):
         if places.are_siblings and not _can_differ(image, mask):
             continue
@@ -679,7 +681,7 @@ def _matching(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
             yield replace(reading, others=others)
 
 
-def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
+def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[NameReading]:
     """Yield readings whose masks are called by the number of an image, one mask a number."""
     heads = list(dict.fromkeys(affixes.head for affixes in masks.keys))
     for affixes in [Affixes(head, is_numbered=True) for head in heads]:
@@ -692,7 +694,7 @@ def _numbered(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
                 yield reading
 
 
-def _padded(places: Places, images: _Side, masks: _Side) -> Iterator[Reading]:
+def _padded(places: Places, images: _Side, masks: _Side) -> Iterator[NameReading]:
     """Yield readings in which zeros before a number count for nothing, where names have such."""
     # Of folders anywhere, names without text have too little in common.
     if places.crossed or not any(
@@ -742,7 +744,7 @@ def _match(
     places: Places,
     images: tuple[Affixes, list[dict[str, str]]],
     masks: tuple[Affixes, list[dict[str, str]]],
-) -> Reading | None:
+) -> NameReading | None:
     """Return the reading in which these affixes belong to images and masks, None without a pair."""
     pairs: list[tuple[str, str]] = []
     num_images = num_masks = 0
@@ -765,7 +767,7 @@ def _match(
             pairs += _looked_up(image_folder, mask_folder, image, mask, looked, of_images)
     if not pairs:
         return None
-    return Reading(places, image, mask, tuple(sorted(pairs)), num_images, num_masks)
+    return NameReading(places, image, mask, tuple(sorted(pairs)), num_images, num_masks)
 
 
 def _apart(
@@ -798,7 +800,7 @@ def _looked_up(
             yield image_folder.path + partner, mask_folder.path + name
 
 
-def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[Reading]:
+def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[NameReading]:
     """Yield readings in which every folder is a sample and files have the same names in all, or the
     mask alone has where there is only one other file.
     """
@@ -817,7 +819,7 @@ def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[Reading]:
             continue
         others = [next(name for name in folder.names if name != mask) for folder in both]
         pairs = zip(both, others, strict=True)
-        yield Reading(
+        yield NameReading(
             Places(tuple((folder, folder) for folder in both)),
             Affixes(),
             Affixes(head=mask),
@@ -830,7 +832,7 @@ def _folder_a_sample(folders: Sequence[FolderNames]) -> Iterator[Reading]:
         both = [folder for folder in holding if folder.has(image) and folder.has(mask)]
         if len(both) * 2 < counts[mask]:
             continue
-        yield Reading(
+        yield NameReading(
             Places(tuple((folder, folder) for folder in both)),
             Affixes(head=image),
             Affixes(head=mask),

@@ -21,7 +21,7 @@ from histoprep.scanning.keys import KeyedNames, PlainNames
 from histoprep.scanning.listing import Issue, IssueKind, Pair, ScanOptions
 from histoprep.scanning.name_rules import NameRules
 from histoprep.scanning.pixel_groups import groups_by_names
-from histoprep.scanning.walk import SPLIT_FOLDERS, STAR, FolderNames, star_text
+from histoprep.scanning.walk import SPLIT_FOLDERS, STAR, NameGroup, star_text
 
 Reader = Callable[[str, str | None], str | None]
 
@@ -57,7 +57,7 @@ class Pairing:
             for how in (groups_by_names(options.group_by), options.label_by)
         )
 
-    def pairs(self, place: FolderNames) -> Iterator[Pair]:
+    def pairs(self, place: NameGroup) -> Iterator[Pair]:
         """Yield the pairs of a place, then its orphan masks, both in order of their keys."""
         images, masks = place.images, place.masks
         if isinstance(images, PlainNames) and isinstance(masks, PlainNames):
@@ -73,7 +73,7 @@ class Pairing:
         return map(self._described, pairs) if self._asks else pairs
 
     def _plain_pairs(
-        self, place: FolderNames, images: PlainNames, masks: PlainNames
+        self, place: NameGroup, images: PlainNames, masks: PlainNames
     ) -> Iterator[Pair]:
         """Yield what `_pairs` would yield for the same names, a column at a time."""
         images = images.sorted()
@@ -89,7 +89,7 @@ class Pairing:
         )
 
     def _rows(
-        self, place: FolderNames, stems: pa.Array, images: pa.Array, masks: pa.Array
+        self, place: NameGroup, stems: pa.Array, images: pa.Array, masks: pa.Array
     ) -> Iterator[Pair]:
         columns = (
             (place.id_prefix, stems),
@@ -106,7 +106,7 @@ class Pairing:
             # own.
             yield from map(_new_pair, zip(*texts, *map(repeat, constants), strict=False))
 
-    def _pairs(self, place: FolderNames, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
+    def _pairs(self, place: NameGroup, images: KeyedNames, masks: KeyedNames) -> Iterator[Pair]:
         clashing = images.clashes.keys() | masks.clashes.keys()
         for key in sorted(images.by_key):
             if key in clashing:
@@ -117,7 +117,7 @@ class Pairing:
         for key in sorted(masks.by_key):
             yield from self._orphans(place, masks, key)
 
-    def _pair(self, place: FolderNames, stem: str, image: str | None, mask: str | None) -> Pair:
+    def _pair(self, place: NameGroup, stem: str, image: str | None, mask: str | None) -> Pair:
         image_path = None if image is None else place.image_prefix + to_text(image)
         mask_path = None if mask is None else place.mask_prefix + to_text(mask)
         return Pair(
@@ -130,7 +130,7 @@ class Pairing:
             None,
         )
 
-    def _orphans(self, place: FolderNames, masks: KeyedNames, key: str) -> Iterator[Pair]:
+    def _orphans(self, place: NameGroup, masks: KeyedNames, key: str) -> Iterator[Pair]:
         """Yield one row for each tile that the masks of `key` name; report several of one key."""
         names = sorted(masks.clashes.get(key, [masks.by_key[key]]))
         if len(names) > 1:
@@ -141,7 +141,7 @@ class Pairing:
             yield self._pair(place, stem, None, name)
 
     def _collided(
-        self, place: FolderNames, images: KeyedNames, masks: KeyedNames, key: str
+        self, place: NameGroup, images: KeyedNames, masks: KeyedNames, key: str
     ) -> Iterator[Pair]:
         """Yield one pair for each distinct stem, the first file of it in order of names, and report
         all.
@@ -176,7 +176,7 @@ class Pairing:
         """Return the key of a mask as it is spelled in its name."""
         return self.rules.mask_key(name, alone=True)
 
-    def _orphan_stem(self, place: FolderNames, name: str) -> str:
+    def _orphan_stem(self, place: NameGroup, name: str) -> str:
         """Return the stem of a mask's name without the mask suffix; all of it where names are
         paths or patterns, since a key alone may stand in many folders.
         """
@@ -215,7 +215,7 @@ class Pairing:
             hint=hint or None,
         )
 
-    def _from_folders(self, place: FolderNames, name: str) -> tuple[str | None, str | None]:
+    def _from_folders(self, place: NameGroup, name: str) -> tuple[str | None, str | None]:
         """Return the split and the class that the folders of a place say, or those in the name of a
         file where names are paths.
         """

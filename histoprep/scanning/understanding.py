@@ -35,7 +35,7 @@ from histoprep.scanning.joined_names import joined_readings
 from histoprep.scanning.layouts import (
     Affixes,
     FolderNames,
-    Reading,
+    NameReading,
     crossed,
     escaped,
     readings,
@@ -108,7 +108,7 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
         reading for reading in readings(look.folders) if _agrees(reading.options(), options)
     ]
     best = _best(look.convincing(possible), look)
-    wider: list[Reading] = []
+    wider: list[NameReading] = []
     if not best or len(best) > 1 or best[0].masks_paired < _NEARLY_ALL:
         # Masks of one folder may belong to images of several, wherever they lie.
         wider = [
@@ -135,13 +135,13 @@ def understand(root: Path, options: ScanOptions) -> Understanding:
     return Understanding(chosen, describe(best[0], options), has_labels_among_images=True)
 
 
-def with_reading(options: ScanOptions, reading: Reading) -> ScanOptions:
+def with_reading(options: ScanOptions, reading: NameReading) -> ScanOptions:
     """Return options that read as `reading` does."""
     names: dict[str, Any] = {**reading.options(), "layout": Layout.AUTO, "is_inferred": True}
     return replace(options, **names)
 
 
-def describe(reading: Reading, requested: ScanOptions | None = None) -> str:
+def describe(reading: NameReading, requested: ScanOptions | None = None) -> str:
     """Return what a reading says and which options say the same, in one line."""
     image, mask = reading.pairs[0]
     same = options_words(
@@ -159,7 +159,7 @@ def describe(reading: Reading, requested: ScanOptions | None = None) -> str:
     )
 
 
-def _side(reading: Reading, side: str) -> str:
+def _side(reading: NameReading, side: str) -> str:
     """Return what is on one side: "images train_images/*" or "masks *_gt.*"."""
     places, is_image = reading.places, side == "image"
     affixes = reading.image if is_image else reading.mask
@@ -197,7 +197,7 @@ def _agrees(found: dict[str, str], options: ScanOptions) -> bool:
     return True
 
 
-def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
+def _best(convincing: Sequence[NameReading], look: _Look) -> list[NameReading]:
     """Return the readings that no other one is better than: most pairs, then masks that are a class
     map and named like one.
     """
@@ -207,7 +207,7 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
     least = min(ranks, default=None)
     best = [reading for reading, rank in zip(rivals, ranks, strict=True) if rank == least]
     # The same pairs, more or fewer of them, are no question.
-    chosen: list[Reading] = []
+    chosen: list[NameReading] = []
     for reading in sorted(best, key=lambda reading: (-len(reading.pairs), reading.length)):
         if not any(_is_part_of(reading, other) for other in chosen):
             chosen.append(reading)
@@ -215,7 +215,7 @@ def _best(convincing: Sequence[Reading], look: _Look) -> list[Reading]:
     return fitting or chosen
 
 
-def _is_part_of(reading: Reading, other: Reading) -> bool:
+def _is_part_of(reading: NameReading, other: NameReading) -> bool:
     """Return whether a reading pairs nothing that a better one does not pair as well."""
     if set(reading.pairs) <= set(other.pairs):
         return True
@@ -228,14 +228,14 @@ def _is_part_of(reading: Reading, other: Reading) -> bool:
     return other.length < reading.length and masks <= other_masks and not are_of_another_kind
 
 
-def _wider(best: list[Reading], wider: list[Reading]) -> list[Reading]:
+def _wider(best: list[NameReading], wider: list[NameReading]) -> list[NameReading]:
     """Return the second readings where they pair clearly more than the first."""
     pairs, more = (max((len(item.pairs) for item in found), default=0) for found in (best, wider))
     return wider if more * _RIVAL > pairs else best
 
 
 def _several(
-    look: _Look, options: ScanOptions, best: Sequence[Reading], *, are_disjoint: bool
+    look: _Look, options: ScanOptions, best: Sequence[NameReading], *, are_disjoint: bool
 ) -> UsageError:
     root = look.root
     requested = {
@@ -297,7 +297,7 @@ class _Look:
     options: ScanOptions
     folders: list[FolderNames] = field(default_factory=list)
     contents: dict[str, Content] = field(default_factory=dict)
-    verdicts: dict[Reading, bool] = field(default_factory=dict)
+    verdicts: dict[NameReading, bool] = field(default_factory=dict)
 
     def finds_known_layout(self) -> bool:
         """List some folders, and return whether the walk would pair anything in them as it is."""
@@ -406,7 +406,7 @@ class _Look:
                 pass
         return self.contents[path]
 
-    def crossed(self) -> list[Reading]:
+    def crossed(self) -> list[NameReading]:
         """Return readings of folders that hold labels alone with those that hold images alone,
         wherever they lie.
         """
@@ -419,7 +419,9 @@ class _Look:
         found = [reading for folder in masks for reading in crossed(images, [folder])]
         return found or (crossed(images, masks) if len(masks) > 1 else [])
 
-    def family(self, best: Sequence[Reading], convincing: Iterable[Reading]) -> list[Reading]:
+    def family(
+        self, best: Sequence[NameReading], convincing: Iterable[NameReading]
+    ) -> list[NameReading]:
         """Return the best readings and those whose masks differ from theirs in one part of a path
         alone, though they may be fewer.
         """
@@ -433,7 +435,7 @@ class _Look:
                     taken |= masks
         return found
 
-    def several_masks(self, best: Sequence[Reading]) -> SeveralMasks | None:
+    def several_masks(self, best: Sequence[NameReading]) -> SeveralMasks | None:
         """Return how the masks of these readings combine, None where a pattern cannot say it."""
         if not all(folder.is_complete for folder in self.folders):
             return None
@@ -463,13 +465,13 @@ class _Look:
         return None
 
     def of_different_images(
-        self, best: Sequence[Reading]
+        self, best: Sequence[NameReading]
     ) -> tuple[dict[str, str], tuple[tuple[str, str], ...]] | None:
         """Return the options and pairs that join readings whose masks have suffixes of their own,
         such as that of who drew them, and belong to different images; None where they are no such.
         """
         first = best[0]
-        joined: list[Reading] = []
+        joined: list[NameReading] = []
         taken: set[str] = set()
         for reading in sorted(self.verdicts, key=lambda reading: -len(reading.pairs)):
             images = {image for image, _ in reading.pairs}
@@ -498,7 +500,7 @@ class _Look:
         )
         return (options, pairs) if is_exact else None
 
-    def are_disjoint(self, best: Sequence[Reading]) -> bool:
+    def are_disjoint(self, best: Sequence[NameReading]) -> bool:
         """Return whether the masks of an image, one of each reading, hold two values each and do
         not lie over each other: they are classes of it, not the views of several readers.
         """
@@ -533,17 +535,17 @@ class _Look:
         except OSError:
             return None
 
-    def convincing(self, possible: Sequence[Reading]) -> list[Reading]:
+    def convincing(self, possible: Sequence[NameReading]) -> list[NameReading]:
         """Return the convincing readings among the first."""
         return [reading for reading in possible[:_MAX_READINGS] if self.is_convincing(reading)]
 
-    def is_convincing(self, reading: Reading) -> bool:
+    def is_convincing(self, reading: NameReading) -> bool:
         """Return whether a reading looks right, and a scan with its options gives its pairs."""
         if reading not in self.verdicts:
             self.verdicts[reading] = self._looks_right(reading) and self._gives_pairs(reading)
         return self.verdicts[reading]
 
-    def _gives_pairs(self, reading: Reading) -> bool:
+    def _gives_pairs(self, reading: NameReading) -> bool:
         return gives_pairs(
             reading.pairs,
             (folder.path + name for folder in self.folders for name in folder.names),
@@ -551,7 +553,7 @@ class _Look:
             is_complete=all(folder.is_complete for folder in self.folders),
         )
 
-    def _looks_right(self, reading: Reading) -> bool:
+    def _looks_right(self, reading: NameReading) -> bool:
         """Return whether the images of a reading look like images and its masks like labels, or are
         named so where nothing can be seen.
         """
@@ -586,7 +588,7 @@ class _Look:
             else Content.UNKNOWN
         )
 
-    def rank(self, reading: Reading) -> tuple[int, int]:
+    def rank(self, reading: NameReading) -> tuple[int, int]:
         """Return how good masks are, the smallest number best: by their names, then by what is in
         them.
         """
@@ -594,7 +596,7 @@ class _Look:
         # Colours are a view of the labels; classes and instances are a choice.
         return reading.rank, int(seen.count(Content.COLOURS) > len(seen) / 2)
 
-    def sizes_agree(self, reading: Reading) -> bool:
+    def sizes_agree(self, reading: NameReading) -> bool:
         """Return whether images and masks of a few pairs have the same size, where it is known."""
         sizes = [
             (self._size(image), self._size(mask))

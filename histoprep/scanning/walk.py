@@ -55,7 +55,7 @@ _MAX_LOOKS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class FolderNames:
+class NameGroup:
     """Files that can only pair with each other; prefixes are text, and end with a slash or are
     empty.
     """
@@ -117,7 +117,7 @@ class Walker:
         # Real folders that links led to, so that none is read twice.
         self._followed: set[str] = set()
 
-    def places(self) -> Iterator[FolderNames]:
+    def places(self) -> Iterator[NameGroup]:
         """Yield the places of all folders, depth first and in order of their names; raises
         UsageError where those asked for are nowhere.
         """
@@ -275,7 +275,7 @@ class Walker:
         masks = first_named(folders, (options.masks,) if options.masks else MASK_FOLDERS)
         return [(f"{folder}{images}/", f"{folder}{masks}/")] if images and masks else []
 
-    def _by_path(self) -> FolderNames:
+    def _by_path(self) -> NameGroup:
         """Return all files below the root as one place, named by their paths."""
         stack, files = [""], []
         while stack:
@@ -286,7 +286,7 @@ class Walker:
         found = sort_names(sorted(files), None, self.rules)
         self._note_others("", found.others)
         self._tell_unnamed("", found.unread[0])
-        return FolderNames("", found.images, "", found.masks, "", by_path=True)
+        return NameGroup("", found.images, "", found.masks, "", by_path=True)
 
     def _refuse_absent_folders(self, seen: list[str]) -> None:
         """Raise UsageError if folders of images and masks were asked for, since there are none."""
@@ -384,7 +384,7 @@ class Walker:
         for name in sorted(names):
             self._tell(IssueKind.OTHER_NAME, folder + name, self.rules.describe())
 
-    def _siblings(self, folder: str, files: list[str]) -> FolderNames:
+    def _siblings(self, folder: str, files: list[str]) -> NameGroup:
         rules = UNLABELLED_RULES if self.unlabelled else self.rules
         images, masks, others, _, unread = sort_names(files, None, rules)
         self._note_others(folder, others)
@@ -399,7 +399,7 @@ class Walker:
                 )
             masks = type(masks)()
         text = to_text(folder)
-        return FolderNames(
+        return NameGroup(
             self.path_prefix + text,
             images,
             self.path_prefix + text,
@@ -410,7 +410,7 @@ class Walker:
 
     def _mirrored(
         self, folder: str | None, files: list[str], mirror: str | None, mask_files: list[str]
-    ) -> FolderNames:
+    ) -> NameGroup:
         images, masks, others, others_of_masks, unread = sort_names(files, mask_files, self.rules)
         self._note_others(folder or "", others)
         self._note_others(mirror or "", others_of_masks, of_masks=True)
@@ -419,7 +419,7 @@ class Walker:
         # Where only the masks' side has a folder, its tiles are named after the side that should be
         # there.
         text = to_text(mirror or "")
-        return FolderNames(
+        return NameGroup(
             to_text(folder or ""),
             images,
             text,

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 
 from histoprep.errors import UsageError
-from histoprep.split.solver import Problem, solve
+from histoprep.split.solver import SplitProblem, solve
 from histoprep.split.units import NO_SPLIT, SPLITS, SplitRows, Units, join_units, leaking_units
 
 __all__ = [
@@ -197,7 +197,7 @@ def _share_out_all(
             [[int(int(amount) * share) for share in shares] for amount in amounts], dtype=np.int64
         )
     placed, solver = solve(
-        Problem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0)
+        SplitProblem(profiles, amounts, targets, weights, floors, num_exact=3 if single else 0)
     )
     return _hand_out(types, placed), solver
 
@@ -224,7 +224,7 @@ def _share_out_free(
     floors = np.zeros((len(amounts), len(shares)), dtype=np.int64)
     floors[len(present) :] = np.eye(len(shares), dtype=np.int64)
     targets, weights = _goals(amounts @ all_profiles, shares)
-    placed, solver = solve(Problem(all_profiles, amounts, targets, weights, floors))
+    placed, solver = solve(SplitProblem(all_profiles, amounts, targets, weights, floors))
     found[is_free] = _hand_out(free_types, placed[: len(present)])
     return found, f"{num_fixed}; others: {solver}"
 

@@ -28,7 +28,7 @@ _TINY = 1e-9
 
 
 @dataclass(frozen=True)
-class Problem:
+class SplitProblem:
     """Units of T types to be shared among S splits.
 
     `profiles`: int64 [T, D], tiles of a unit in each column (the first is all tiles). `amounts`:
@@ -59,7 +59,7 @@ class Problem:
         return float(_cost_of_sums(self, (placed.T @ self.profiles).astype(np.float64)))
 
 
-def _cost_of_sums(problem: Problem, sums: np.ndarray) -> np.ndarray:
+def _cost_of_sums(problem: SplitProblem, sums: np.ndarray) -> np.ndarray:
     """Return the cost of `sums` (float64 [..., S, D])."""
     deviation = (problem.weights * np.abs(sums - problem.targets)).sum(axis=(-1, -2))
     result: np.ndarray = deviation + MISSING_PENALTY * ((sums <= 0) & problem.spreadable).sum(
@@ -68,7 +68,7 @@ def _cost_of_sums(problem: Problem, sums: np.ndarray) -> np.ndarray:
     return result
 
 
-def solve(problem: Problem) -> tuple[np.ndarray, str]:
+def solve(problem: SplitProblem) -> tuple[np.ndarray, str]:
     """Return the units of each type in each split (int64 [T, S]) and how they were found, in
     words.
     """
@@ -94,7 +94,7 @@ def solve(problem: Problem) -> tuple[np.ndarray, str]:
     return placed, solver
 
 
-def greedy(problem: Problem) -> np.ndarray:
+def greedy(problem: SplitProblem) -> np.ndarray:
     """Return a start: units of the largest share first, each to the split that it helps most
     (squared relative deficits).
     """
@@ -122,7 +122,7 @@ def greedy(problem: Problem) -> np.ndarray:
     return placed
 
 
-def improve(problem: Problem, placed: np.ndarray) -> np.ndarray:
+def improve(problem: SplitProblem, placed: np.ndarray) -> np.ndarray:
     """Return `placed` after moves and exchanges of single units, best first, until none lowers the
     cost or the work limit is met.
     """
@@ -155,12 +155,12 @@ def improve(problem: Problem, placed: np.ndarray) -> np.ndarray:
 _Option = tuple[float, list[tuple[int, int, int]]]
 
 
-def _free(problem: Problem, placed: np.ndarray, split: int) -> np.ndarray:
+def _free(problem: SplitProblem, placed: np.ndarray, split: int) -> np.ndarray:
     return np.flatnonzero(placed[:, split] > problem.floors[:, split])
 
 
 def _move_costs(
-    problem: Problem, sums: np.ndarray, kinds: np.ndarray, source: int, target: int
+    problem: SplitProblem, sums: np.ndarray, kinds: np.ndarray, source: int, target: int
 ) -> np.ndarray:
     """Return the cost (float64 [kinds]) after moving one unit of each kind, one at a time."""
     pair = [source, target]
@@ -173,7 +173,7 @@ def _move_costs(
     return result
 
 
-def _pair_cost(problem: Problem, sums: np.ndarray, pair: list[int]) -> np.ndarray:
+def _pair_cost(problem: SplitProblem, sums: np.ndarray, pair: list[int]) -> np.ndarray:
     deviation = (problem.weights * np.abs(sums - problem.targets[pair])).sum(axis=(-1, -2))
     result: np.ndarray = deviation + MISSING_PENALTY * ((sums <= 0) & problem.spreadable).sum(
         axis=(-1, -2)
@@ -182,7 +182,7 @@ def _pair_cost(problem: Problem, sums: np.ndarray, pair: list[int]) -> np.ndarra
 
 
 def _best_move(
-    problem: Problem, placed: np.ndarray, sums: np.ndarray, source: int, target: int
+    problem: SplitProblem, placed: np.ndarray, sums: np.ndarray, source: int, target: int
 ) -> _Option | None:
     kinds = _free(problem, placed, source)
     if not len(kinds) or problem.num_exact:  # a single move always breaks an exact pool
@@ -193,7 +193,7 @@ def _best_move(
 
 
 def _best_exchange(
-    problem: Problem, placed: np.ndarray, sums: np.ndarray, source: int, target: int
+    problem: SplitProblem, placed: np.ndarray, sums: np.ndarray, source: int, target: int
 ) -> _Option | None:
     """Return the best exchange of one unit for another, tried among those that fit best by
     themselves.
@@ -220,7 +220,7 @@ def _best_exchange(
 
 
 def _promising(
-    problem: Problem, sums: np.ndarray, kinds: np.ndarray, source: int, target: int
+    problem: SplitProblem, sums: np.ndarray, kinds: np.ndarray, source: int, target: int
 ) -> np.ndarray:
     """Return a few of `kinds`; with exact pools, the best of each pool, since only these can be
     exchanged.
@@ -234,7 +234,7 @@ def _promising(
 
 
 def integer_program(
-    problem: Problem, node_limit: int = _NODE_LIMIT
+    problem: SplitProblem, node_limit: int = _NODE_LIMIT
 ) -> tuple[np.ndarray | None, bool]:
     """Return the cheapest placement that HiGHS finds (int64 [T, S]; None if none) and whether it is
     proven to be the cheapest.

@@ -18,7 +18,12 @@ from trainer.diffusion.label_diffusion import (
 )
 from trainer.diffusion.label_schedule import alpha_bars, denoise_labels
 from trainer.models.trunks import normalise_images
-from trainer.recipes.diffmic_config import Config, Denoiser, Diffusion, Guidance
+from trainer.recipes.diffmic_config import (
+    Config,
+    DenoiserSection,
+    DiffusionSection,
+    GuidanceSection,
+)
 from trainer.recipes.diffmic_inference import (
     build_classifier,
     build_denoiser,
@@ -34,8 +39,8 @@ def make_config(**diffusion) -> Config:
     return Config(
         manifest="none",
         out="none",
-        guidance=Guidance(trunk="small", num_regions=3, crop_px=16, attention_width=8),
-        denoiser=Denoiser(
+        guidance=GuidanceSection(trunk="small", num_regions=3, crop_px=16, attention_width=8),
+        denoiser=DenoiserSection(
             image_trunk="small",
             region_trunk="small",
             feature_dim=16,
@@ -43,7 +48,7 @@ def make_config(**diffusion) -> Config:
             time_embedding="table",
             norm="batch",
         ),
-        diffusion=Diffusion(num_train_timesteps=100, **diffusion),
+        diffusion=DiffusionSection(num_train_timesteps=100, **diffusion),
     )
 
 

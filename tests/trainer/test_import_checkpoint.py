@@ -17,7 +17,7 @@ from histoprep.labels import identity_map
 from trainer.cli import run
 from trainer.engine.checkpoints import load_weights
 from trainer.errors import CheckpointError
-from trainer.import_checkpoint import ImportOptions, import_checkpoint
+from trainer.import_checkpoint import CheckpointOptions, import_checkpoint
 from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 from trainer.recipes.codecs import load_codec
 from trainer.verify import verify
@@ -260,7 +260,7 @@ def test_a_run_is_not_overwritten_and_classes_must_agree(tmp_path):
         import_checkpoint(
             tmp_path / "published.pt",
             tmp_path / "run",
-            ImportOptions(label_map=identity_map(range(5))),
+            CheckpointOptions(label_map=identity_map(range(5))),
         )
     import_checkpoint(tmp_path / "published.pt", tmp_path / "run")
     with pytest.raises(UsageError, match="holds a run"):

@@ -32,7 +32,7 @@ from trainer.models.codec import Posterior
 from trainer.models.denoisers.masks import class_fractions
 from trainer.models.denoisers.reference_unet import Config, ReferenceUNet
 from trainer.sample import sample_dataset
-from trainer.sampling.generator import Generator, Kept, SamplingOptions
+from trainer.sampling.generator import Generator, KeptPixels, SamplingOptions
 from trainer.sampling.keep import keep_regions
 from trainer.sampling.masks import masks_in_folder, masks_of_tiles, read_labels
 from trainer.sampling.sheets import comparison_sheet, guidance_sheet
@@ -151,7 +151,10 @@ def test_latents_are_scaled_back_for_the_codec_and_forth_for_what_is_kept(kept):
     generator = Generator(Watching(), Objective("v"), PixelCodec(), HALVED, num_classes=4, stride=1)
     image = (
         generator.generate(
-            mask, ["a"], OPTIONS, Kept(real, np.ones((1, 64, 64), dtype=bool)) if kept else None
+            mask,
+            ["a"],
+            OPTIONS,
+            KeptPixels(real, np.ones((1, 64, 64), dtype=bool)) if kept else None,
         )[0]
         / 127.5
         - 1
@@ -432,7 +435,7 @@ def test_kept_pixels_are_kept_to_the_last_bit_and_the_rest_follows_the_mask(fold
     for index in chosen:
         real, mask = masks.read_image(index), masks.read_mask(index)
         made = _painter().generate(
-            mask[None], [masks.ids[index]], OPTIONS, Kept(real[None], keep.read(index)[None])
+            mask[None], [masks.ids[index]], OPTIONS, KeptPixels(real[None], keep.read(index)[None])
         )[0]
         assert np.array_equal(made[:, :30], real[:, :30])
         # Latents that are known in part are made: pixels 30 and 31 follow the mask, too.

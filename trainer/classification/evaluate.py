@@ -17,7 +17,7 @@ from torch import Tensor
 from histoprep import checksums
 from histoprep.durable import write_bytes, write_json
 from histoprep.schemas.workspace import check_outside
-from trainer.classification.evaluation import Evaluation, evaluate
+from trainer.classification.evaluation import ClassifierResults, evaluate
 from trainer.classification.images import (
     SheetFacts,
     draw_confusion,
@@ -68,7 +68,7 @@ def evaluate_run(
     options: TestOptions | None = None,
     *,
     reporter: Reporter = NULL_REPORTER,
-) -> Evaluation:
+) -> ClassifierResults:
     """Test the classifier of a run and write everything to `out` (default: RUN/test); every tile of
     the split is read once.
 
@@ -237,7 +237,9 @@ def _logits(tile: Classified) -> Iterator[Tensor]:
     return iter((tile.guidance.fused, tile.guidance.global_logits, tile.guidance.local_logits))
 
 
-def _write_numbers(folder: Path, result: Evaluation, model: RunClassifier, times: int) -> None:
+def _write_numbers(
+    folder: Path, result: ClassifierResults, model: RunClassifier, times: int
+) -> None:
     used = {
         "num_inference_steps": model.diffusion.num_inference_steps,
         "num_samples": model.diffusion.num_samples,
@@ -246,7 +248,7 @@ def _write_numbers(folder: Path, result: Evaluation, model: RunClassifier, times
 
 
 def _write_tables(
-    folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles
+    folder: Path, result: ClassifierResults, predictions: Predictions, data: LabelledTiles
 ) -> None:
     rows = data.rows["test"]
     first = {
@@ -270,7 +272,11 @@ def _write_tables(
 
 
 def _write_images(
-    folder: Path, result: Evaluation, predictions: Predictions, data: LabelledTiles, run: Path
+    folder: Path,
+    result: ClassifierResults,
+    predictions: Predictions,
+    data: LabelledTiles,
+    run: Path,
 ) -> None:
     for name in _DRAWN:
         write_bytes(

@@ -38,7 +38,7 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class ClassifierResults:
     """All heads of a test, and `difference`: the diffusion minus the fused guidance classifier on
     the same draws of tiles.
     """
@@ -98,14 +98,14 @@ def evaluate(
     names: tuple[str, ...],
     *,
     seed: int = 0,
-) -> Evaluation:
+) -> ClassifierResults:
     """Return the evaluation of predictions for labels int [n] and groups int [n]."""
     scores = predictions.heads()
     probabilities = scores | {"diffusion": predictions.probabilities}
     heads = {name: _head(scores[name], probabilities[name], truth, groups, seed) for name in scores}
     first, second = (scores[name].argmax(axis=1) for name in ("diffusion", "guidance_fused"))
     difference = difference_intervals(truth, first, second, len(names), groups, seed=seed)
-    return Evaluation(names, len(truth), len(np.unique(groups)), heads, difference)
+    return ClassifierResults(names, len(truth), len(np.unique(groups)), heads, difference)
 
 
 def _head(

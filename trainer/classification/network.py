@@ -13,7 +13,7 @@ from trainer.engine.checkpoints import load_run_config, load_weights
 from trainer.errors import ConfigError
 from trainer.models.guidance_classifier import GuidanceClassifier
 from trainer.models.label_denoiser import LabelDenoiser
-from trainer.recipes.diffmic_config import Config, Diffusion
+from trainer.recipes.diffmic_config import Config, DiffusionSection
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
 from trainer.recipes.diffmic_guidance import NAME as GUIDANCE
 from trainer.recipes.diffmic_inference import (
@@ -35,7 +35,7 @@ class RunClassifier:
     manifest_digest: str
     guidance: GuidanceClassifier
     denoiser: LabelDenoiser
-    diffusion: Diffusion
+    diffusion: DiffusionSection
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +85,7 @@ def open_classifier(
         module.load_state_dict(load_weights(run / stage)[0])
         module.to(place).eval().requires_grad_(False)
     options = {"num_inference_steps": num_inference_steps, "num_samples": num_samples}
-    diffusion = Diffusion.model_validate(
+    diffusion = DiffusionSection.model_validate(
         config.diffusion.model_dump()
         | {name: value for name, value in options.items() if value is not None}
     )

@@ -114,7 +114,7 @@ def import_checkpoint(
         trainer import model.pt --lineage diffinfinite --codec sd-vae --out runs/imported
         trainer import model.safetensors --out runs/imported --map label_map_5 --prediction v
     """
-    from trainer.import_checkpoint import CONVENTIONS, ImportOptions
+    from trainer.import_checkpoint import CONVENTIONS, CheckpointOptions
     from trainer.import_checkpoint import import_checkpoint as convert
     from trainer.recipes.codecs import UNIT_SUFFIX, load_codec
 
@@ -132,7 +132,7 @@ def import_checkpoint(
         "class_embedding": class_embedding or "fraction",
         "null_class": None if null_class < 0 else null_class,
     }
-    options = ImportOptions(
+    options = CheckpointOptions(
         network,
         {"prediction_type": prediction, "noise_schedule": schedule, "loss": "l1"},
         load_label_map(find_label_map(map_name)) if map_name else None,

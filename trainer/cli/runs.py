@@ -11,7 +11,7 @@ import typer
 from histoprep import console
 
 if TYPE_CHECKING:
-    from trainer.runs import Runs, StageState
+    from trainer.runs import FoundRuns, StageState
 
 
 def runs(
@@ -52,7 +52,7 @@ def runs(
         console.out(str(plot))
 
 
-def _print(found: Runs) -> None:
+def _print(found: FoundRuns) -> None:
     rows = [
         (
             stage.name,
@@ -89,7 +89,7 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _as_json(found: Runs) -> dict[str, Any]:
+def _as_json(found: FoundRuns) -> dict[str, Any]:
     return {
         "runs": [
             {

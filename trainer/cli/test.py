@@ -14,7 +14,7 @@ from trainer.errors import ConfigError
 from trainer.reporter import Reporter
 
 if TYPE_CHECKING:
-    from trainer.classification.evaluation import Evaluation
+    from trainer.classification.evaluation import ClassifierResults
     from trainer.evaluation.layouts import LayoutScores
     from trainer.segmentation.scores import SegmentationScores
 
@@ -104,7 +104,7 @@ def test(
             require_whole(run, config.manifest)
         folder = out or run / FOLDER
         if config.recipe == "segmenter":
-            from trainer.segmentation.evaluate import TestOptions as SegmenterOptions
+            from trainer.segmentation.evaluate import SegmenterTestOptions as SegmenterOptions
             from trainer.segmentation.evaluate import test_segmenter
 
             refuse_diffusion_options(steps, samples, config.recipe)
@@ -193,7 +193,7 @@ def _print_spread(measures: list[dict[str, float]]) -> None:
     console.table(("measure", "mean", "standard deviation", "each run"), rows, title=title)
 
 
-def _print(result: Evaluation) -> None:
+def _print(result: ClassifierResults) -> None:
     heads = list(result.heads)
     rows = [
         (name.replace("_", " "), *(str(result.heads[head].intervals[name]) for head in heads))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainer.data.latents import LatentSet
 from trainer.data.randomness import keyed_normals, keyed_uniforms
-from trainer.data.tiles import Sample, draw_noise, label_ids, to_tensors, unbatch
+from trainer.data.tiles import TrainingSample, draw_noise, label_ids, to_tensors, unbatch
 from trainer.data.transforms import allowed_views, pick
 from trainer.errors import DataError
 
@@ -56,7 +56,7 @@ class LatentDataset:
             for statistic in (mean, std)
         )
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> TrainingSample:
         """Return the sample of a training position, 0, 1, 2, ..."""
         return unbatch(self.batch(np.array([position])))
 

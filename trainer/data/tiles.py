@@ -33,7 +33,7 @@ _Read = TypeVar("_Read")
 _BELOW_1 = np.nextafter(np.float32(1), np.float32(0))
 
 
-class Sample(TypedDict, total=False):
+class TrainingSample(TypedDict, total=False):
     """One sample; a batch is the same with tensors and a first axis more (whole numbers become
     int64).
 
@@ -88,7 +88,7 @@ class TileDataset:
         self.labels = label_ids(self.tiles)
         self.views = allowed_views(flips=self.flips, turns=self.turns)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> TrainingSample:
         """Return the sample of a training position, 0, 1, 2, ...; see `TileDataset` for what may be
         raised.
         """
@@ -205,7 +205,7 @@ def to_tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     }
 
 
-def unbatch(batch: dict[str, Tensor]) -> Sample:
+def unbatch(batch: dict[str, Tensor]) -> TrainingSample:
     """Return the only sample of a batch of one, its numbers as Python's."""
     arrays: dict[str, Any] = {
         name: tensor[0] if tensor.ndim > 1 else tensor[0].item() for name, tensor in batch.items()

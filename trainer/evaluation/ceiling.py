@@ -16,10 +16,10 @@ from trainer.evaluation.distances import measure_distances
 from trainer.evaluation.faithfulness import ReadTiles, measure_faithfulness
 from trainer.evaluation.features import SeenTile, Sight, open_sight
 from trainer.evaluation.measured import Measured, json_number
-from trainer.evaluation.sides import HELD_OUT, TRAIN, Side, limit_side
+from trainer.evaluation.sides import HELD_OUT, TRAIN, ComparedTiles, limit_side
 from trainer.metrics.reconstruction import SSIM_WINDOW_PX, psnr, ssim
 from trainer.models.codec import Codec
-from trainer.segmentation.quick import EncodedTile, QuickOptions, segment_maps, train_decoder
+from trainer.segmentation.quick import FeatureTile, QuickOptions, segment_maps, train_decoder
 
 NAME = "ceiling.json"
 """Where the ceiling is kept, in a latent set or a run."""
@@ -109,7 +109,7 @@ def reconstruct(codec: Codec, image: np.ndarray, device: torch.device) -> np.nda
 
 
 def measure_ceiling(
-    real: Side, codec: Codec, *, num_tiles: int = 64, seed: int = 0, device: str = "cpu"
+    real: ComparedTiles, codec: Codec, *, num_tiles: int = 64, seed: int = 0, device: str = "cpu"
 ) -> Ceiling:
     """Return what a codec keeps of real tiles.
 
@@ -195,7 +195,7 @@ def unfinished_codec(name: str) -> str | None:
 class _Reads:
     """Held-out tiles before and after the codec, cut to whole latents."""
 
-    def __init__(self, sight: Sight, codec: Codec, side: Side) -> None:
+    def __init__(self, sight: Sight, codec: Codec, side: ComparedTiles) -> None:
         self.before: list[SeenTile] = []
         self.after: list[SeenTile] = []
         self.masks: list[np.ndarray] = []
@@ -225,7 +225,7 @@ class _Reads:
         return found[0], found[1]
 
 
-def _cut(real: Side, seed: int) -> tuple[Side, Side]:
+def _cut(real: ComparedTiles, seed: int) -> tuple[ComparedTiles, ComparedTiles]:
     train, held_out = real.take(real.rows_of(TRAIN)), real.take(real.rows_of(*HELD_OUT))
     if len(held_out) and len(train):
         return train, held_out
@@ -238,8 +238,8 @@ def _cut(real: Side, seed: int) -> tuple[Side, Side]:
 class _Learned:
     """Labelled training tiles, each as it is and under another symmetry, and their features."""
 
-    def __init__(self, sight: Sight, side: Side) -> None:
-        self.tiles: list[EncodedTile] = []
+    def __init__(self, sight: Sight, side: ComparedTiles) -> None:
+        self.tiles: list[FeatureTile] = []
         self.vectors: list[np.ndarray] = []
         self.groups: list[str] = []
         for row in range(len(side)):
@@ -254,8 +254,8 @@ class _Learned:
                 np.ascontiguousarray(apply_view(array, view)) for array in (image, mask)
             )
             self.tiles += [
-                EncodedTile(seen.maps, mask),
-                EncodedTile(sight.see(turned).maps, labels),
+                FeatureTile(seen.maps, mask),
+                FeatureTile(sight.see(turned).maps, labels),
             ]
 
 

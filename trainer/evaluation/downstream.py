@@ -13,7 +13,7 @@ import numpy as np
 from trainer.metrics.classification import confusion_matrix, count_scores
 from trainer.metrics.intervals import NUM_DRAWS, draw_counts, percentile_interval
 from trainer.metrics.segmentation import counted_classes, mean_iou, pixel_confusion
-from trainer.segmentation.quick import EncodedTile, QuickOptions, segment_maps, train_decoder
+from trainer.segmentation.quick import FeatureTile, QuickOptions, segment_maps, train_decoder
 
 SEEDS = (0, 1, 2)
 _BEST = "balanced_accuracy"
@@ -25,7 +25,7 @@ class LabelledTile:
     an image-level class, None where it has none.
     """
 
-    encoded: EncodedTile
+    encoded: FeatureTile
     vector: np.ndarray
     label: str | None
 

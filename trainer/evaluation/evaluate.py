@@ -21,7 +21,7 @@ from trainer.evaluation.looks import EvaluateOptions, Look, look_at_all
 from trainer.evaluation.measured import Measured, json_number
 from trainer.evaluation.mismatch import (
     EvaluationFinding,
-    FileFacts,
+    SetFacts,
     find_in_sides,
     find_mismatches,
     look_at_files,
@@ -36,7 +36,7 @@ from trainer.evaluation.sides import (
     synthetic_side,
 )
 from trainer.evaluation.spread import measure_spread
-from trainer.evaluation.verdict import Verdict, judge
+from trainer.evaluation.verdict import EvaluationVerdict, judge
 from trainer.metrics.segmentation import mean_iou
 from trainer.recipes.codecs import load_codec
 from trainer.reporter import NULL_REPORTER, Reporter
@@ -54,9 +54,9 @@ class Evaluation:
     copies: CopySearch
     copied: Sequence[tuple[str, str, float]]
     downstream: Mapping[str, Any] | None
-    files: Mapping[str, FileFacts]
+    files: Mapping[str, SetFacts]
     findings: Sequence[EvaluationFinding]
-    verdict: Verdict
+    verdict: EvaluationVerdict
     label_map: LabelMap | None
     shown: Sequence[Shown]
     seconds: float
@@ -306,7 +306,7 @@ def _downstream(
     )
 
 
-def _files_of(train: Look, held_out: Look) -> FileFacts:
+def _files_of(train: Look, held_out: Look) -> SetFacts:
     return look_at_files((train if train.seen else held_out).side)
 
 

@@ -16,9 +16,9 @@ from trainer.errors import UsageError
 from trainer.evaluation.downstream import LabelledTile, main_class
 from trainer.evaluation.faithfulness import ReadTiles
 from trainer.evaluation.features import DEFAULT, SeenTile, Sight
-from trainer.evaluation.sides import Side
+from trainer.evaluation.sides import ComparedTiles
 from trainer.segmentation.network import open_segmenter
-from trainer.segmentation.quick import EncodedTile, QuickOptions, segment_maps, train_decoder
+from trainer.segmentation.quick import FeatureTile, QuickOptions, segment_maps, train_decoder
 
 Segment = Callable[[np.ndarray, SeenTile], np.ndarray]
 
@@ -47,7 +47,7 @@ class EvaluateOptions:
 class Look:
     """Tiles of a set as they were seen, in order; predictions where they have masks."""
 
-    side: Side
+    side: ComparedTiles
     seen: list[SeenTile] = field(default_factory=list)
     masks: list[np.ndarray | None] = field(default_factory=list)
     predicted: list[np.ndarray | None] = field(default_factory=list)
@@ -82,13 +82,13 @@ class Look:
 def look_at_all(
     sight: Sight,
     options: EvaluateOptions,
-    sides: tuple[Side, Side, Side],
+    sides: tuple[ComparedTiles, ComparedTiles, ComparedTiles],
     advance: Callable[[int], object],
 ) -> tuple[Look, Look, Look]:
     """See the training tiles, learn to segment them, then see and segment the others."""
     train, held_out, generated = (Look(side) for side in sides)
     label_map = sides[0].label_map
-    encoded: list[EncodedTile] | None = [] if options.segmenter is None else None
+    encoded: list[FeatureTile] | None = [] if options.segmenter is None else None
     for index in range(len(train.side)):
         image, mask = train.side.read(index)
         seen = sight.see(image, mask)
@@ -119,7 +119,7 @@ def _note(
         label = look.side.labels[len(look.seen)]
         assert look.side.label_map is not None
         named = label or main_class(mask, look.side.label_map.num_classes)
-        look.labelled.append(LabelledTile(EncodedTile(list(seen.maps), mask), seen.vector, named))
+        look.labelled.append(LabelledTile(FeatureTile(list(seen.maps), mask), seen.vector, named))
     seen.maps.clear()
     look.seen.append(seen)
     look.masks.append(mask)
@@ -128,18 +128,18 @@ def _note(
 
 def _training_views(
     sight: Sight, image: np.ndarray, mask: np.ndarray, seen: SeenTile, seed: int
-) -> list[EncodedTile]:
+) -> list[FeatureTile]:
     """Return a training tile as it is and under one of its other symmetries."""
     view = int(np.random.default_rng(seed).integers(1, 8))
     turned, turned_mask = (np.ascontiguousarray(apply_view(array, view)) for array in (image, mask))
     return [
-        EncodedTile(list(seen.maps), mask),
-        EncodedTile(list(sight.see(turned).maps), turned_mask),
+        FeatureTile(list(seen.maps), mask),
+        FeatureTile(list(sight.see(turned).maps), turned_mask),
     ]
 
 
 def _segmenter(
-    options: EvaluateOptions, label_map: LabelMap | None, encoded: list[EncodedTile] | None
+    options: EvaluateOptions, label_map: LabelMap | None, encoded: list[FeatureTile] | None
 ) -> Segment | None:
     """Return what segments tiles: a run, or a decoder of the training tiles; None without any."""
     if options.segmenter is not None:

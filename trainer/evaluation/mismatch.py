@@ -10,7 +10,7 @@ import numpy as np
 from histoprep import imageio
 from histoprep.errors import BrokenFileError
 from histoprep.phrases import plural
-from trainer.evaluation.sides import HELD_OUT, TRAIN, Side, mask_source
+from trainer.evaluation.sides import HELD_OUT, TRAIN, ComparedTiles, mask_source
 
 _MOST_FILES = 200
 _FEW_GROUPS = 5
@@ -18,7 +18,7 @@ _QUALITY_TOLERANCE = 5
 
 
 @dataclass(frozen=True, slots=True)
-class FileFacts:
+class SetFacts:
     """Of the files of a set: the number looked at, sizes (height x width, most frequent first),
     the share stored with loss, and the median JPEG quality, None without JPEG files.
     """
@@ -49,7 +49,7 @@ class EvaluationFinding:
     advice: str
 
 
-def look_at_files(side: Side) -> FileFacts:
+def look_at_files(side: ComparedTiles) -> SetFacts:
     """Return the facts of at most 200 files of a set, at even steps."""
     chosen = np.unique(np.linspace(0, len(side) - 1, min(_MOST_FILES, len(side))).round())
     sizes: Counter[str] = Counter()
@@ -65,7 +65,7 @@ def look_at_files(side: Side) -> FileFacts:
         if header.jpeg_quality is not None:
             qualities.append(header.jpeg_quality)
     count = sum(sizes.values())
-    return FileFacts(
+    return SetFacts(
         count,
         tuple(sizes.most_common(5)),
         lossy / count if count else 0.0,
@@ -73,7 +73,7 @@ def look_at_files(side: Side) -> FileFacts:
     )
 
 
-def find_mismatches(real: FileFacts, generated: FileFacts) -> list[EvaluationFinding]:
+def find_mismatches(real: SetFacts, generated: SetFacts) -> list[EvaluationFinding]:
     """Return a finding for each difference of the files."""
     found = []
     if {size for size, _ in real.sizes} != {size for size, _ in generated.sizes}:
@@ -105,11 +105,11 @@ def find_mismatches(real: FileFacts, generated: FileFacts) -> list[EvaluationFin
     return found
 
 
-def _sizes(facts: FileFacts) -> str:
+def _sizes(facts: SetFacts) -> str:
     return ", ".join(size for size, _ in facts.sizes[:3])
 
 
-def _storage(facts: FileFacts) -> str:
+def _storage(facts: SetFacts) -> str:
     if not facts.lossy_share:
         return "stored without loss"
     quality = "" if facts.jpeg_quality is None else f" of quality {facts.jpeg_quality:.0f}"
@@ -117,7 +117,7 @@ def _storage(facts: FileFacts) -> str:
     return f"{kind}{quality} ({facts.lossy_share:.0%})"
 
 
-def find_in_sides(real: Side, generated: Side) -> list[EvaluationFinding]:
+def find_in_sides(real: ComparedTiles, generated: ComparedTiles) -> list[EvaluationFinding]:
     """Return what is to be known of groups and masks before any number is read."""
     found = []
     if not real.has_groups:

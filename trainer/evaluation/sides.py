@@ -26,7 +26,7 @@ _CONDITIONAL = "conditional"
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class ComparedTiles:
     """Tiles of one set by number: `read(i)` gives image and mask (None without one), `encoded(i)`
     the bytes of the image.
 
@@ -49,7 +49,7 @@ class Side:
         """Return the number of tiles."""
         return len(self.ids)
 
-    def take(self, rows: np.ndarray) -> Side:
+    def take(self, rows: np.ndarray) -> ComparedTiles:
         """Return the tiles of some rows, in their order."""
         numbers = [int(row) for row in rows]
         read, encoded = self.read, self.encoded
@@ -72,7 +72,7 @@ class Side:
         return np.unique(np.array(self.groups, dtype=object).astype(str), return_inverse=True)[1]
 
 
-def real_side(path: str, *, root: str | None = None) -> Side:
+def real_side(path: str, *, root: str | None = None) -> ComparedTiles:
     """Return the tiles of a manifest or shards that have labelled pixels, or all where none has.
 
     Raises:
@@ -83,7 +83,7 @@ def real_side(path: str, *, root: str | None = None) -> Side:
     return _side_of(tiles, "real", chosen if len(chosen) else np.arange(len(tiles)))
 
 
-def synthetic_side(path: str, real: Side) -> Side:
+def synthetic_side(path: str, real: ComparedTiles) -> ComparedTiles:
     """Return the generated tiles in a manifest, shards, or a folder, each with the group of the
     real tile whose mask it was made for, where that is known by its name.
 
@@ -115,7 +115,7 @@ def mask_source(tile_id: str, real_ids: Container[str]) -> str | None:
     return next((name for name in (tile_id, stripped) if name in real_ids), None)
 
 
-def limit_side(side: Side, most: int, seed: int) -> Side:
+def limit_side(side: ComparedTiles, most: int, seed: int) -> ComparedTiles:
     """Return at most `most` tiles: whole groups in a seeded order, of the last one a part."""
     if len(side) <= most:
         return side
@@ -141,7 +141,7 @@ def _manifest_of(path: str) -> str | None:
     return next((str(file) for file in candidates if file.is_file()), None)
 
 
-def _side_of(tiles: TileSource, name: str, rows: np.ndarray | None) -> Side:
+def _side_of(tiles: TileSource, name: str, rows: np.ndarray | None) -> ComparedTiles:
     chosen = np.arange(len(tiles)) if rows is None else rows
     groups = [
         str(tiles.tile_ids[row]) if tiles.group[row] is None else f"group {tiles.group[row]}"
@@ -150,7 +150,7 @@ def _side_of(tiles: TileSource, name: str, rows: np.ndarray | None) -> Side:
     if not len(chosen):
         raise DataError("the manifest has no tile", path=tiles.path)
     numbers = chosen.tolist()
-    return Side(
+    return ComparedTiles(
         name,
         tuple(str(tile_id) for tile_id in tiles.tile_ids[chosen]),
         tuple(groups),
@@ -163,7 +163,7 @@ def _side_of(tiles: TileSource, name: str, rows: np.ndarray | None) -> Side:
     )
 
 
-def _folder_side(path: str, real: Side) -> Side:
+def _folder_side(path: str, real: ComparedTiles) -> ComparedTiles:
     folder = Path(path)
     images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     endings = tuple(f".{suffix}" for suffix in image_suffixes())
@@ -202,7 +202,7 @@ def _folder_side(path: str, real: Side) -> Side:
         return Tile(image, mask() if mask else None)
 
     nothing = (None,) * len(ids)
-    return Side(
+    return ComparedTiles(
         "synthetic",
         ids,
         ids,

@@ -13,7 +13,7 @@ _FOLLOWS, _SOMEWHAT = 0.8, 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class EvaluationVerdict:
     """`word` sums up; `tone` is passed, reserved or failed; `sentences` give the reasons."""
 
     word: str
@@ -21,7 +21,7 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def judge(measures: Mapping[str, Measured], copies: CopySearch) -> Verdict:
+def judge(measures: Mapping[str, Measured], copies: CopySearch) -> EvaluationVerdict:
     """Return the verdict: copies weigh most, then whether masks are followed, then looks."""
     sentences = [
         *_of_distance(measures["kid"]),
@@ -30,7 +30,7 @@ def judge(measures: Mapping[str, Measured], copies: CopySearch) -> Verdict:
         *_of_copies(copies),
     ]
     word, tone = _in_short(measures, copies)
-    return Verdict(word, tone, tuple(sentences))
+    return EvaluationVerdict(word, tone, tuple(sentences))
 
 
 def looks_real(kid: Measured) -> bool:

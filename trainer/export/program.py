@@ -17,7 +17,7 @@ from trainer.classification.network import RunClassifier, open_classifier
 from trainer.diffusion.label_diffusion import point_layout
 from trainer.export.card import card_of, use_of_program
 from trainer.recipes.diffmic_config import Config as ClassifierConfig
-from trainer.recipes.diffmic_config import Diffusion
+from trainer.recipes.diffmic_config import DiffusionSection
 from trainer.recipes.diffmic_denoising import NAME as DIFFUSION
 from trainer.recipes.diffmic_inference import classify_from, draw_starts, uses_distinct_points
 from trainer.recipes.segmenter import Config, load_segmenter
@@ -100,7 +100,7 @@ class _Classifier(nn.Module):
         return found.scores, spread, found.guidance.fused
 
 
-def _call_of(diffusion: Diffusion, draws: Tensor) -> str:
+def _call_of(diffusion: DiffusionSection, draws: Tensor) -> str:
     """Return the lines that draw the starts and call the program."""
     samples, _, classes, height, width = draws.shape
     drawn = f"torch.randn({samples}, 1, {classes}, {height}, {width})"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 _WIDTHS = (64, 128, 256, 512)
 
 
-class ResidualBlock(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; the first convolution may halve the image."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -56,8 +56,8 @@ class ResNet18Trunk(nn.Module):
         incoming = (_WIDTHS[0], *_WIDTHS[:-1])
         stages = [
             nn.Sequential(
-                ResidualBlock(before, width, 1 if number == 0 else 2),
-                ResidualBlock(width, width, 1),
+                BasicBlock(before, width, 1 if number == 0 else 2),
+                BasicBlock(width, width, 1),
             )
             for number, (before, width) in enumerate(zip(incoming, _WIDTHS, strict=True))
         ]
@@ -89,9 +89,9 @@ class SmallTrunk(nn.Module):
             nn.ReLU(),
         )
         self.blocks = nn.Sequential(
-            ResidualBlock(width, width, 1),
-            ResidualBlock(width, 2 * width, 2),
-            ResidualBlock(2 * width, 4 * width, 2),
+            BasicBlock(width, width, 1),
+            BasicBlock(width, 2 * width, 2),
+            BasicBlock(2 * width, 4 * width, 2),
         )
         initialise_convolutions(self)
 

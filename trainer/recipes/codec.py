@@ -73,7 +73,7 @@ class LossWeights(Section):
     kl: Annotated[float, Field(ge=0)] = 1e-6
 
 
-class Validation(Section):
+class CodecValidation(Section):
     """How many crops are reconstructed for the metrics, at once, and for the sheet."""
 
     num_tiles: Positive = 64
@@ -87,7 +87,7 @@ class Config(RunConfig):
     recipe: str = "codec"
     architecture: Architecture = Architecture()
     loss: LossWeights = LossWeights()
-    validation: Validation = Validation()
+    validation: CodecValidation = CodecValidation()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

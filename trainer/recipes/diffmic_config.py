@@ -31,7 +31,7 @@ class SquareData(Data):
     fit: Literal["square"] = "square"  # type: ignore[assignment]
 
 
-class Guidance(Section):
+class GuidanceSection(Section):
     """The guidance classifier and its training (stage 1).
 
     `weights`: a local file for both trunks, "packaged" for the ImageNet weights of the package
@@ -57,7 +57,7 @@ class Guidance(Section):
     lr: Annotated[float, Field(gt=0)] = 2e-4
 
 
-class Denoiser(Section):
+class DenoiserSection(Section):
     """The label denoiser; weights and `freeze` as in `Guidance`."""
 
     image_trunk: TrunkName = "resnet18"
@@ -71,7 +71,7 @@ class Denoiser(Section):
     norm: Literal["batch", "group"] = "group"
 
 
-class Diffusion(Section):
+class DiffusionSection(Section):
     """The diffusion of labels and how it is undone.
 
     `guidance`: what the map is made of. `num_samples` denoisings of each image are averaged; their
@@ -106,9 +106,9 @@ class Config(RunConfig):
     labels: Literal["auto", "manifest", "masks"] = "auto"
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     shuffle_labels: bool = False
-    guidance: Guidance = Guidance()
-    denoiser: Denoiser = Denoiser()
-    diffusion: Diffusion = Diffusion()
+    guidance: GuidanceSection = GuidanceSection()
+    denoiser: DenoiserSection = DenoiserSection()
+    diffusion: DiffusionSection = DiffusionSection()
 
     @model_validator(mode="after")
     def _works(self) -> Self:

@@ -20,7 +20,7 @@ from trainer.diffusion.label_schedule import alpha_bars, denoise_labels
 from trainer.models.guidance_classifier import Guidance, GuidanceClassifier
 from trainer.models.label_denoiser import LabelDenoiser
 from trainer.models.trunks import build_trunk, load_trunk_weights, normalise_images
-from trainer.recipes.diffmic_config import Config, Diffusion
+from trainer.recipes.diffmic_config import Config, DiffusionSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def guidance_vectors(guidance: Guidance, kind: str) -> tuple[Tensor, Tensor]:
     return vectors if kind == "logits" else (vectors[0].softmax(dim=1), vectors[1].softmax(dim=1))
 
 
-def uses_distinct_points(denoiser: LabelDenoiser, diffusion: Diffusion) -> bool:
+def uses_distinct_points(denoiser: LabelDenoiser, diffusion: DiffusionSection) -> bool:
     """Return whether N points give exactly the result of N x N: points do not interact and start
     equal wherever |i - j| is.
     """
@@ -117,7 +117,7 @@ def classify(
     classifier: GuidanceClassifier,
     denoiser: LabelDenoiser,
     images: Tensor,
-    diffusion: Diffusion,
+    diffusion: DiffusionSection,
     generator: torch.Generator,
     *,
     shortcut: bool = True,
@@ -134,7 +134,7 @@ def classify(
 
 
 def draw_starts(
-    diffusion: Diffusion,
+    diffusion: DiffusionSection,
     num_images: int,
     num_classes: int,
     generator: torch.Generator,
@@ -154,7 +154,7 @@ def classify_from(
     classifier: GuidanceClassifier,
     denoiser: LabelDenoiser,
     images: Tensor,
-    diffusion: Diffusion,
+    diffusion: DiffusionSection,
     draws: Tensor,
     *,
     distinct: bool,

@@ -56,7 +56,7 @@ class StreamShares(Section):
     class_weights: dict[int, float] = Field(default_factory=dict)
 
 
-class Encoding(Section):
+class EncodingSection(Section):
     """How tiles are encoded when no latent set is given; see `trainer encode`. `views` null: as
     many as data.flips and data.turns need.
     """
@@ -82,7 +82,7 @@ class Sampling(Section):
     num_images: Positive = 6
 
 
-class Validation(Section):
+class LatentValidation(Section):
     """The loss of the validation split on fixed noise; `num_tiles` draws, `batch_size` at once."""
 
     num_tiles: Positive = 256
@@ -106,9 +106,9 @@ class Config(RunConfig):
     )
     diffusion: Diffusion = Diffusion()
     streams: StreamShares = StreamShares()
-    encoding: Encoding = Encoding()
+    encoding: EncodingSection = EncodingSection()
     sampling: Sampling = Sampling()
-    validation: Validation = Validation()
+    validation: LatentValidation = LatentValidation()
 
     @field_validator("latents", "codec")
     @classmethod

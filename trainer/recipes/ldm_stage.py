@@ -31,7 +31,7 @@ from trainer.models.denoisers.footprint import count_flops
 from trainer.models.denoisers.interface import Denoiser
 from trainer.models.denoisers.masks import without_ignored
 from trainer.recipes.codecs import load_codec
-from trainer.recipes.ldm_config import Config, Diffusion, Sampling, Validation
+from trainer.recipes.ldm_config import Config, Diffusion, LatentValidation, Sampling
 from trainer.recipes.ldm_data import training_dataset, validation_streams
 from trainer.recipes.ldm_denoiser import build_denoiser, check_image_size
 from trainer.sampling.generator import Generator, SamplingOptions
@@ -301,7 +301,7 @@ def _codec_of(config: Config, latents: LatentSet) -> Codec | None:
 
 def condition_losses(
     dataset: PositionDataset,
-    settings: Validation,
+    settings: LatentValidation,
     device: torch.device,
     losses: Callable[[dict[str, Tensor], Tensor], Tensor],
 ) -> dict[str, float]:

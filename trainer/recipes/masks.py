@@ -28,7 +28,7 @@ from trainer.engine.checkpoints import RESTORE_RUN, find_checkpoint, load_weight
 from trainer.engine.images import colour_mask, sheet
 from trainer.errors import CheckpointError, ConfigError
 from trainer.models.layout_unet import LayoutConfig, LayoutUNet
-from trainer.recipes.ldm_config import Diffusion, Sampling, Validation
+from trainer.recipes.ldm_config import Diffusion, LatentValidation, Sampling
 from trainer.recipes.ldm_denoiser import names_by_id
 from trainer.recipes.ldm_stage import condition_losses, objective_of, sampling_options_of
 from trainer.recipes.segmenter import TRAIN, VALIDATION, labelled_rows, rows_of
@@ -60,7 +60,7 @@ class Config(RunConfig):
     drop_shares: Annotated[float, Field(ge=0, lt=1)] = 0.1
     diffusion: Diffusion = Diffusion(prediction_type="flow")
     sampling: Sampling = Sampling(guidance_scale=2.0)
-    validation: Validation = Validation()
+    validation: LatentValidation = LatentValidation()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

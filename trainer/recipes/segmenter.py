@@ -59,7 +59,7 @@ class Network(Section):
     freeze: bool = False
 
 
-class Validation(Section):
+class SegmenterValidation(Section):
     """How many crops are segmented for the metrics, at once, and for the sheet."""
 
     num_tiles: Positive = 64
@@ -79,7 +79,7 @@ class Config(RunConfig):
     network: Network = Network()
     class_balance: Share = 0.5
     colour: Annotated[float, Field(ge=0, le=1)] = 0.05
-    validation: Validation = Validation()
+    validation: SegmenterValidation = SegmenterValidation()
 
 
 def stages(config: Config) -> list[StagePlan]:

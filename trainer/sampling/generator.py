@@ -69,7 +69,7 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptPixels:
     """What is kept of real images: `images` uint8 [batch, height, width, 3] where `where` (bool
     [batch, height, width]) is true.
     """
@@ -113,7 +113,7 @@ class Generator:
         masks: UInt8[np.ndarray, "batch height width"],
         tile_ids: Sequence[str],
         options: SamplingOptions,
-        kept: Kept | None = None,
+        kept: KeptPixels | None = None,
         *,
         finite_only: bool = False,
         crop: Crop | None = None,
@@ -226,7 +226,7 @@ class Generator:
             fade_into(images[:, *target], to_uint8(pixels.numpy()), target, factor * fade)
         return images, finite
 
-    def _known(self, kept: Kept) -> Known:
+    def _known(self, kept: KeptPixels) -> Known:
         """Return the latents of the images, known where every pixel below a latent is kept."""
         images = torch.from_numpy(to_float(kept.images)).to(self.device)
         factor = self.codec.factor

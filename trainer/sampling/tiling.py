@@ -40,7 +40,7 @@ class Crop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tile:
+class LatentTile:
     """One tile, in latents: `own` is where its result goes, `seen` what is computed, and `inside`
     where `own` lies in `seen`.
     """
@@ -52,7 +52,7 @@ class Tile:
 
 def cut_tiles(
     size: tuple[int, int], tile: int, halo: int, needed: Area | None = None
-) -> Iterator[Tile]:
+) -> Iterator[LatentTile]:
     """Yield the tiles of an image in order of rows.
 
     What is computed has the same size for every tile of an image that is large enough, so that a
@@ -74,7 +74,7 @@ def cut_tiles(
                 slice(part.start - window.start, part.stop - window.start)
                 for part, window in zip(own, seen, strict=True)
             )
-            yield Tile(own, seen, (inside[0], inside[1]))
+            yield LatentTile(own, seen, (inside[0], inside[1]))
 
 
 def grow(area: Area, margin: int, size: tuple[int, int]) -> Area:
@@ -94,7 +94,7 @@ def areas_needed(area: Area, halo: int, size: tuple[int, int], num_calls: int) -
         yield grow(area, left * halo, size)
 
 
-def reach_over(tile: Tile, margin: int, size: tuple[int, int]) -> tuple[Area, Area]:
+def reach_over(tile: LatentTile, margin: int, size: tuple[int, int]) -> tuple[Area, Area]:
     """Return the area of a tile with a margin below and on the right, as far as the image goes, and
     where that lies in what is computed.
     """

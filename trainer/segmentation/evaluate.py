@@ -30,7 +30,7 @@ _SHEET_PX = 256
 
 
 @dataclass(frozen=True, slots=True)
-class TestOptions:
+class SegmenterTestOptions:
     """How to test: `num_sheets` tiles are drawn; `again` tests a run once more."""
 
     num_sheets: int = 12
@@ -41,7 +41,7 @@ class TestOptions:
 def test_segmenter(
     run: Path,
     out: Path | None = None,
-    options: TestOptions | None = None,
+    options: SegmenterTestOptions | None = None,
     *,
     reporter: Reporter = NULL_REPORTER,
 ) -> SegmentationScores:
@@ -61,7 +61,7 @@ def test_segmenter(
         DataError: When there is no labelled test tile.
         IntegrityError: When the manifest has other classes than the run.
     """
-    options = options or TestOptions()
+    options = options or SegmenterTestOptions()
     folder = out or run / FOLDER
     times = count_tests(folder, again=options.again)
     model = open_segmenter(run, device=options.device)

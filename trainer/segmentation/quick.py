@@ -37,7 +37,7 @@ class QuickOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedTile:
+class FeatureTile:
     """A training tile: `maps`, the outputs of `LITE_BLOCKS` [1, channels, h, w] in any precision,
     and its mask, uint8 [height, width].
     """
@@ -47,7 +47,7 @@ class EncodedTile:
 
 
 def train_decoder(
-    tiles: Sequence[EncodedTile],
+    tiles: Sequence[FeatureTile],
     num_classes: int,
     seed: int,
     options: QuickOptions | None = None,
@@ -86,7 +86,7 @@ def segment_maps(
 
 def _train(
     decoder: LiteDecoder,
-    tiles: Sequence[EncodedTile],
+    tiles: Sequence[FeatureTile],
     rng: np.random.Generator,
     options: QuickOptions,
 ) -> None:
@@ -125,12 +125,12 @@ def _train(
         schedule.step()
 
 
-def _whole_cells(tiles: Sequence[EncodedTile]) -> list[int]:
+def _whole_cells(tiles: Sequence[FeatureTile]) -> list[int]:
     """Return how many coarse cells lie wholly inside each tile, at least one."""
     return [max(1, min(tile.mask.shape) // _COARSE_PX) for tile in tiles]
 
 
-def _crop(tile: EncodedTile, cells: int, rng: np.random.Generator) -> EncodedTile:
+def _crop(tile: FeatureTile, cells: int, rng: np.random.Generator) -> FeatureTile:
     """Return a crop of a tile, cut at coarse cells, its mask at every second pixel."""
     height, width = (max(cells, side // _COARSE_PX) for side in tile.mask.shape)
     top, left = int(rng.integers(height - cells + 1)), int(rng.integers(width - cells + 1))
@@ -145,4 +145,4 @@ def _crop(tile: EncodedTile, cells: int, rng: np.random.Generator) -> EncodedTil
     if mask.shape != (side, side):  # A tile smaller than a coarse cell.
         missing = [(0, side - length) for length in mask.shape]
         mask = np.pad(mask, missing, constant_values=IGNORED_ID)
-    return EncodedTile(maps, np.ascontiguousarray(mask[::_MASK_STEP, ::_MASK_STEP]))
+    return FeatureTile(maps, np.ascontiguousarray(mask[::_MASK_STEP, ::_MASK_STEP]))

@@ -11,17 +11,17 @@ from histoprep.fixing.operations.base import Operation
 from histoprep.fixing.operations.extension import Extension
 from histoprep.fixing.operations.fit import Fit
 from histoprep.fixing.operations.metadata import Metadata
-from histoprep.fixing.operations.orientation import Orientation
+from histoprep.fixing.operations.orientation import OrientationTag
 from histoprep.fixing.operations.plain import PlainLabels
-from histoprep.fixing.operations.repaired import Repaired
+from histoprep.fixing.operations.repaired import PlaceRepaired
 from histoprep.fixing.operations.specks import Specks
 
 OPERATIONS: tuple[Operation, ...] = (
-    Repaired(),
+    PlaceRepaired(),
     PlainLabels(),
     Fit(),
     Specks(),
-    Orientation(),
+    OrientationTag(),
     Metadata(),
     Extension(),
 )

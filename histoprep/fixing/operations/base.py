@@ -166,7 +166,7 @@ class NotDoneError(Exception):
 
 
 @dataclass(frozen=True)
-class Content:
+class TreeFile:
     """A file on its way into the new tree.
 
     Attributes:
@@ -190,7 +190,7 @@ class Content:
         header = imageio.read_header(self.data, self.reading)
         return imageio.decode_mask(self.data, header, self.reading)
 
-    def with_labels(self, labels: np.ndarray, bits: int) -> Content:
+    def with_labels(self, labels: np.ndarray, bits: int) -> TreeFile:
         """Return the file with other labels, as a grey PNG of 8 or 16 bits without metadata; the
         note of the label map that a mask went through stays.
         """
@@ -201,7 +201,9 @@ class Content:
         stored = labels.astype(np.uint8 if bits == 8 else np.uint16)
         return self.with_data(imageio.encode_mask_png(stored, text), ".png", labels)
 
-    def with_data(self, data: bytes, suffix: str = "", labels: np.ndarray | None = None) -> Content:
+    def with_data(
+        self, data: bytes, suffix: str = "", labels: np.ndarray | None = None
+    ) -> TreeFile:
         """Return the file with other bytes, under the same suffix unless another is named; one that
         differs in case alone is no other.
         """
@@ -236,7 +238,7 @@ class Operation(Protocol):
     def prepare(self, context: Context, value: str) -> Select:
         """Return the function that chooses files; raises UsageError for a value that is none."""
 
-    def apply(self, content: Content, ticket: Any) -> Content:
+    def apply(self, content: TreeFile, ticket: Any) -> TreeFile:
         """Return the changed file, or the same object where nothing had to be changed.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from histoprep import image_formats
-from histoprep.fixing.operations.base import Content, Context, FileFacts, Select
+from histoprep.fixing.operations.base import Context, FileFacts, Select, TreeFile
 
 
 class Extension:
@@ -19,7 +19,7 @@ class Extension:
         """Return the function that chooses files whose first bytes contradict their name."""
         return _select
 
-    def apply(self, content: Content, ticket: object) -> Content:
+    def apply(self, content: TreeFile, ticket: object) -> TreeFile:
         """Return the file with the usual suffix of its format."""
         kind = image_formats.sniff(content.data)
         if kind is None or content.suffix[1:].lower() in kind.suffixes:

@@ -12,16 +12,16 @@ from histoprep.fit.remedy import Remedy
 from histoprep.fixing.operations.base import (
     MASK,
     MAX_LABEL,
-    Content,
     Context,
     FileFacts,
     Refusal,
     Select,
+    TreeFile,
 )
 from histoprep.fixing.operations.plain import bits_of, wide_folders
 
 
-class Ticket(NamedTuple):
+class RemedyTicket(NamedTuple):
     """What is done to a mask, and the bits of the new one."""
 
     remedy: Remedy
@@ -71,7 +71,7 @@ class Fit:
                     )
         return _Chooser(found, wide_folders(context), context.undecided)
 
-    def apply(self, content: Content, ticket: Ticket) -> Content:
+    def apply(self, content: TreeFile, ticket: RemedyTicket) -> TreeFile:
         """Return the mask as it lies on its image."""
         before = content.read_labels()
         after = ticket.remedy.apply(before)
@@ -86,7 +86,7 @@ class _Chooser:
     wide: frozenset[str]
     undecided: frozenset[str]
 
-    def __call__(self, file: FileFacts) -> Ticket | Refusal | None:
+    def __call__(self, file: FileFacts) -> RemedyTicket | Refusal | None:
         remedy = self.found.get(file.path) if file.role == MASK else None
         if remedy is None or isinstance(remedy, Refusal):
             return remedy
@@ -95,4 +95,4 @@ class _Chooser:
         if file.path in self.undecided:
             return Refusal("its labels depend on what nobody decided (HP414)")
         bits = max(bits_of(file, self.wide), 16 if (file.bit_depth or 8) == 16 else 8)
-        return Ticket(remedy, 16 if remedy.fill > 255 else bits)
+        return RemedyTicket(remedy, 16 if remedy.fill > 255 else bits)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from histoprep.fixing.operations.base import Content, Context, FileFacts, NotDoneError, Select
+from histoprep.fixing.operations.base import Context, FileFacts, NotDoneError, Select, TreeFile
 
 
 class Metadata:
@@ -24,7 +24,7 @@ class Metadata:
         """Return the function that chooses files with metadata that may identify somebody."""
         return _select
 
-    def apply(self, content: Content, ticket: object) -> Content:
+    def apply(self, content: TreeFile, ticket: object) -> TreeFile:
         """Return the file without its metadata."""
         from histoprep import imageio
 

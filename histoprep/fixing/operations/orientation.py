@@ -11,12 +11,12 @@ from histoprep import rule_ids
 from histoprep.errors import UsageError
 from histoprep.fixing.operations.base import (
     IMAGE,
-    Content,
     Context,
     FileFacts,
     NotDoneError,
     Refusal,
     Select,
+    TreeFile,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _TURNED_MASK = rule_ids.READERS_DISAGREE.verdict("orientation")
 _TRANSPOSED = 5
 
 
-class Orientation:
+class OrientationTag:
     """Turns pixels as the tag says (`apply`), or keeps them as stored and resets the tag (`drop`).
 
     Which is right depends on what the mask was drawn on, so that somebody must choose. An applied
@@ -49,7 +49,7 @@ class Orientation:
             )
         return _Chooser(value or APPLY)
 
-    def apply(self, content: Content, ticket: str) -> Content:
+    def apply(self, content: TreeFile, ticket: str) -> TreeFile:
         """Return the file whose pixels are upright without a tag."""
         from histoprep import imageio
 

@@ -10,11 +10,11 @@ from histoprep import rule_ids
 from histoprep.fixing.operations.base import (
     MASK,
     MAX_LABEL,
-    Content,
     Context,
     FileFacts,
     Refusal,
     Select,
+    TreeFile,
 )
 from histoprep.mask_reading import MaskEncoding
 from histoprep.schemas.repaired import open_rows
@@ -40,7 +40,7 @@ class PlainLabels:
         """Return the function that chooses masks whose labels are stored otherwise."""
         return _Chooser(context.undecided, wide_folders(context))
 
-    def apply(self, content: Content, ticket: int) -> Content:
+    def apply(self, content: TreeFile, ticket: int) -> TreeFile:
         """Return the mask as grey PNG of `ticket` bits."""
         return content.with_labels(content.read_labels(), ticket)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from histoprep.fixing.operations.base import Content, Context, FileFacts, Select, StoredFile
+from histoprep.fixing.operations.base import Context, FileFacts, Select, StoredFile, TreeFile
 
 
-class Repaired:
+class PlaceRepaired:
     """Puts the masks of a finished `histoprep repair` in place."""
 
     name = "repaired"
@@ -18,7 +18,7 @@ class Repaired:
         """Return the function that chooses masks with a repaired one."""
         return _select
 
-    def apply(self, content: Content, ticket: StoredFile) -> Content:
+    def apply(self, content: TreeFile, ticket: StoredFile) -> TreeFile:
         """Return the repaired mask, which is what was read."""
         return content.with_data(content.data)
 

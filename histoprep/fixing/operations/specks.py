@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from histoprep.errors import UsageError
-from histoprep.fixing.operations.base import Content, Context, FileFacts, Refusal, Select
+from histoprep.fixing.operations.base import Context, FileFacts, Refusal, Select, TreeFile
 from histoprep.fixing.operations.plain import bits_of, wide_folders
 
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
@@ -17,7 +17,7 @@ _NEIGHBOURS = np.ones((3, 3), np.uint8)
 _LEAST_SPECKS = 16
 
 
-class Ticket(NamedTuple):
+class SpeckTicket(NamedTuple):
     """How a mask is changed: the area below which a region is a speck, the value that marks pixels
     without a label, and the least bits of the new mask.
     """
@@ -56,7 +56,7 @@ class Specks:
             context.lossy,
         )
 
-    def apply(self, content: Content, ticket: Ticket) -> Content:
+    def apply(self, content: TreeFile, ticket: SpeckTicket) -> TreeFile:
         """Return the mask without specks."""
         before = content.read_labels()
         after = fill_specks(before, ticket.min_area_px, ticket.ignored)
@@ -74,7 +74,7 @@ class _Chooser:
     undecided: frozenset[str]
     lossy: frozenset[str]
 
-    def __call__(self, file: FileFacts) -> Ticket | Refusal | None:
+    def __call__(self, file: FileFacts) -> SpeckTicket | Refusal | None:
         if not file.has_plain_ids or len(file.label_ids or ()) < 2:
             return None
         if self.min_area_px <= self.counted_px and not file.num_specks:
@@ -91,10 +91,10 @@ class _Chooser:
                 "its specks are false labels of loss or interpolation (HP403, HP404): histoprep"
                 " repair first"
             )
-        return Ticket(self.min_area_px, self.ignored, bits_of(file, self.wide))
+        return SpeckTicket(self.min_area_px, self.ignored, bits_of(file, self.wide))
 
 
-def _bits_of(content: Content) -> int:
+def _bits_of(content: TreeFile) -> int:
     """Return 16 for a mask of 16 bits, which other operations may have made one of 8."""
     from histoprep import imageio
 

@@ -24,7 +24,7 @@ from histoprep.importing.extras import coco_masks
 from histoprep.importing.formats import Search, as_image
 from histoprep.importing.images import safe_names
 from histoprep.importing.legend import hexadecimal, number_labels
-from histoprep.importing.model import Collection, Drawing, Item, Size
+from histoprep.importing.model import Collection, Drawing, ImageSize, Item
 from histoprep.importing.outlines import CocoPolygons, RunLengths, corners
 from histoprep.importing.reading import Node
 from histoprep.importing.run_lengths import decompress
@@ -50,7 +50,7 @@ class _Image:
 
     node: Node
     name: str
-    size: Size
+    size: ImageSize
     folder: Path
     annotations: list[Annotation] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -173,7 +173,7 @@ def _images(file: Node, numbers: dict[int, int], options: _Options) -> Iterable[
         images[key] = _Image(
             named,
             named.entry("file_name").text(),
-            Size(named.entry("height").whole(least=1), named.entry("width").whole(least=1)),
+            ImageSize(named.entry("height").whole(least=1), named.entry("width").whole(least=1)),
             file.file.absolute().parent,
         )
     for place, node in enumerate(file.entry("annotations").items()):
@@ -229,7 +229,7 @@ def _add(image: _Image, node: Node, numbers: dict[int, int], options: _Options) 
     image.annotations.append(Annotation(numbers[category], outline, layer))
 
 
-def _outline(node: Node, size: Size) -> Outline | None:
+def _outline(node: Node, size: ImageSize) -> Outline | None:
     segmentation = node.find("segmentation")
     if segmentation is None or segmentation.value in ([], {}):
         return None
@@ -263,7 +263,7 @@ def _coordinates(node: Node) -> list[float]:
     return numbers
 
 
-def run_lengths(node: Node, size: Size) -> RunLengths:
+def run_lengths(node: Node, size: ImageSize) -> RunLengths:
     """Return the mask of a `segmentation` of run lengths, compressed or not.
 
     Raises:
@@ -306,5 +306,5 @@ def _place_of(image: _Image, source: Path) -> str:
     return f"{folder.as_posix()}/{image.name}"
 
 
-def _draw(image: _Image, order: DrawingOrder, size: Size) -> Drawing:
+def _draw(image: _Image, order: DrawingOrder, size: ImageSize) -> Drawing:
     return draw(image.annotations, order, size, skipped=image.skipped)

@@ -21,7 +21,7 @@ from histoprep.importing.canvas import Annotation, draw
 from histoprep.importing.formats import Search, number_names, unique
 from histoprep.importing.images import files_below, is_image_name, refuse_twice, safe_names
 from histoprep.importing.masks import read_set_pixels, state_of
-from histoprep.importing.model import Collection, Drawing, ImageFile, Item, Label, Size
+from histoprep.importing.model import Collection, Drawing, ImageFile, ImageSize, Item, Label
 from histoprep.importing.outlines import Bitmap
 from histoprep.phrases import first_of
 from histoprep.scanning.mask_groups import (
@@ -166,7 +166,9 @@ def _layers(group: MaskGroup, numbers: dict[str, int] | None) -> list[tuple[int,
     return layers if numbers is None else sorted(layers, key=lambda layer: layer[0])
 
 
-def _draw(layers: Sequence[tuple[int, Path]], order: DrawingOrder, size: Size) -> Drawing | None:
+def _draw(
+    layers: Sequence[tuple[int, Path]], order: DrawingOrder, size: ImageSize
+) -> Drawing | None:
     if not layers:
         return None
     masks = [(label, *read_set_pixels(path, size)) for label, path in layers]

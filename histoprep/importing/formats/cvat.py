@@ -23,7 +23,7 @@ from histoprep.importing.canvas import Annotation, Outline, draw
 from histoprep.importing.extras import coco_masks
 from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import safe_names
-from histoprep.importing.model import Collection, Drawing, Item, Size
+from histoprep.importing.model import Collection, Drawing, ImageSize, Item
 from histoprep.importing.outlines import CocoPolygons, Ellipse, RunLengths
 from histoprep.importing.reading import MOST_PX, AnnotationError, read_bytes
 
@@ -84,7 +84,7 @@ class _Element:
 class _Image:
     element: _Element
     name: str
-    size: Size
+    size: ImageSize
     shapes: list[tuple[str, Outline, float]]
     skipped: Counter[str]
 
@@ -165,7 +165,7 @@ def _images(root: _Element) -> list[_Image]:
     images = []
     for xml in root.xml.iterfind("image"):
         element = _Element(root.file, f"image {xml.get('name') or xml.get('id')!r}", xml)
-        size = Size(element.whole("height", least=1), element.whole("width", least=1))
+        size = ImageSize(element.whole("height", least=1), element.whole("width", least=1))
         image = _Image(element, element.text("name"), size, [], Counter())
         for place, shape in enumerate(xml):
             _add(image, _Element(root.file, f"{element.place}, {shape.tag} {place}", shape))
@@ -238,7 +238,7 @@ def _mask(shape: _Element) -> Outline:
     runs = np.array(
         [shape.parse("a run length", part) for part in shape.text("rle").split(",")], np.float64
     )
-    size = Size(shape.whole("height", least=1), shape.whole("width", least=1))
+    size = ImageSize(shape.whole("height", least=1), shape.whole("width", least=1))
     if (runs != runs.round()).any() or runs.min() < 0 or runs.sum() != math.prod(size):
         raise shape.fault(
             "run lengths of another number of pixels than the mask has",
@@ -257,7 +257,7 @@ _READERS: dict[str, Callable[[_Element], Outline]] = {
 }
 
 
-def _draw(image: _Image, numbers: dict[str, int], order: DrawingOrder, size: Size) -> Drawing:
+def _draw(image: _Image, numbers: dict[str, int], order: DrawingOrder, size: ImageSize) -> Drawing:
     annotations = [
         Annotation(numbers[name], outline, layer) for name, outline, layer in image.shapes
     ]

@@ -27,7 +27,7 @@ from histoprep.importing.canvas import Annotation, Outline, draw
 from histoprep.importing.formats import Search, number_names
 from histoprep.importing.images import ImageIndex, safe_names
 from histoprep.importing.legend import refuse_ignored_label
-from histoprep.importing.model import Collection, Drawing, ImageFile, Item, MadeImage, Size
+from histoprep.importing.model import Collection, Drawing, ImageFile, ImageSize, Item, MadeImage
 from histoprep.importing.outlines import Bitmap, PillowBox, PillowPolygon
 from histoprep.importing.reading import Node
 from histoprep.labels import IGNORED_ID
@@ -45,7 +45,7 @@ class _Sheet:
     node: Node
     shapes: list[tuple[str, Outline]]
     skipped: Counter[str]
-    size: Size | None
+    size: ImageSize | None
 
 
 def read(source: Path, search: Search, *, classes: Sequence[str] = ()) -> Collection:
@@ -101,7 +101,7 @@ def _read_sheet(node: Node) -> _Sheet:
             shapes.append((named.entry("label").text(), reader(named)))
     height, width = node.find("imageHeight"), node.find("imageWidth")
     known = height is not None and width is not None
-    size = Size(height.whole(least=1), width.whole(least=1)) if known else None  # type: ignore[union-attr]
+    size = ImageSize(height.whole(least=1), width.whole(least=1)) if known else None  # type: ignore[union-attr]
     return _Sheet(node, shapes, skipped, size)
 
 
@@ -142,8 +142,8 @@ def _mask(node: Node) -> Outline:
     if is_whole and pixels.shape != (bottom - top + 1, right - left + 1):
         raise content.fault(
             "a bitmap of another size than its corners say",
-            seen=str(Size(*pixels.shape)),
-            expected=str(Size(int(bottom - top + 1), int(right - left + 1))),
+            seen=str(ImageSize(*pixels.shape)),
+            expected=str(ImageSize(int(bottom - top + 1), int(right - left + 1))),
         )
     return Bitmap(np.asarray(pixels, bool), int(top), int(left))
 
@@ -184,6 +184,6 @@ def _image(sheet: _Sheet, index: ImageIndex) -> ImageFile | MadeImage | str:
     return MadeImage(lambda: data, f".{known.suffixes[0]}")
 
 
-def _draw(sheet: _Sheet, numbers: dict[str, int], order: DrawingOrder, size: Size) -> Drawing:
+def _draw(sheet: _Sheet, numbers: dict[str, int], order: DrawingOrder, size: ImageSize) -> Drawing:
     annotations = [Annotation(numbers[name], outline) for name, outline in sheet.shapes]
     return draw(annotations, order, size, skipped=sheet.skipped)

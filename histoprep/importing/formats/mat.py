@@ -27,7 +27,14 @@ from histoprep.importing.extras import missing
 from histoprep.importing.formats import Search, as_image
 from histoprep.importing.images import safe_names
 from histoprep.importing.legend import number_labels
-from histoprep.importing.model import MAX_LABEL, Collection, Counts, Drawing, Item, Size
+from histoprep.importing.model import (
+    MAX_LABEL,
+    AnnotationCounts,
+    Collection,
+    Drawing,
+    ImageSize,
+    Item,
+)
 from histoprep.importing.reading import AnnotationError, read_bytes
 
 LIZARD = ("Neutrophil", "Epithelial", "Lymphocyte", "Plasma", "Eosinophil", "Connective tissue")
@@ -119,7 +126,7 @@ class _Summary:
 
     path: Path
     digest: str
-    size: Size
+    size: ImageSize
     labels: frozenset[int]
     keys: frozenset[str]
 
@@ -153,7 +160,7 @@ class _Maps:
     def summary(self) -> _Summary:
         array = self.instances if self.types is None else self.types
         assert array is not None
-        size = Size(*array.shape)
+        size = ImageSize(*array.shape)
         return _Summary(
             self.path, self.digest, size, frozenset(self.labels()), frozenset(self.variables)
         )
@@ -211,10 +218,10 @@ class _Maps:
         labels = self.types.astype(np.uint16)
         if self.instances is None:
             number = len(self.labels())
-            return Drawing(labels, Counts(number, number))
+            return Drawing(labels, AnnotationCounts(number, number))
         number = len(np.unique(self.instances[self.instances > 0]))
         kept = self.instances if self.instances.max(initial=0) <= MAX_LABEL else None
-        return Drawing(labels, Counts(number, number), None if kept is None else kept)
+        return Drawing(labels, AnnotationCounts(number, number), None if kept is None else kept)
 
 
 def _known_names(summaries: Sequence[_Summary], values: Sequence[int]) -> Sequence[str]:
@@ -229,7 +236,7 @@ def _known_names(summaries: Sequence[_Summary], values: Sequence[int]) -> Sequen
     return names if all(value <= len(names) for value in values) else ()
 
 
-def _draw(summary: _Summary, label_key: str | None, size: Size) -> Drawing:
+def _draw(summary: _Summary, label_key: str | None, size: ImageSize) -> Drawing:
     data = read_bytes(summary.path)
     if digest(data) != summary.digest:
         raise AnnotationError("this file was changed meanwhile", path=summary.path)

@@ -28,13 +28,13 @@ from histoprep.importing.legend import number_labels
 from histoprep.importing.masks import state_of
 from histoprep.importing.model import (
     MAX_LABEL,
+    AnnotationCounts,
     Collection,
-    Counts,
     Drawing,
+    ImageSize,
     Item,
     Label,
     MadeImage,
-    Size,
 )
 from histoprep.importing.outlines import Bitmap
 from histoprep.importing.reading import AnnotationError
@@ -133,11 +133,13 @@ def _encode(stack: _Stack, row: int) -> bytes:
     return encode_rgb_png(stack.image(row))
 
 
-def _draw(stack: _Stack, row: int, num_channels: int, order: DrawingOrder, size: Size) -> Drawing:
+def _draw(
+    stack: _Stack, row: int, num_channels: int, order: DrawingOrder, size: ImageSize
+) -> Drawing:
     values = _whole(stack, row)
     if not num_channels:
         number = int((np.unique(values) > 0).sum())
-        return Drawing(values.astype(np.uint16), Counts(number, number))
+        return Drawing(values.astype(np.uint16), AnnotationCounts(number, number))
     annotations = [
         Annotation(channel + 1, Bitmap(values[..., channel] == number))
         for channel in range(num_channels)

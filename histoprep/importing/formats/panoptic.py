@@ -23,7 +23,7 @@ from histoprep.importing.formats.coco import colour_in
 from histoprep.importing.images import ImageIndex, files_below, safe_names
 from histoprep.importing.legend import number_labels
 from histoprep.importing.masks import is_lossy, refuse_other_size, state_of
-from histoprep.importing.model import Collection, Drawing, Item, Size
+from histoprep.importing.model import Collection, Drawing, ImageSize, Item
 from histoprep.importing.reading import Node
 from histoprep.phrases import first_of
 
@@ -32,7 +32,7 @@ from histoprep.phrases import first_of
 class _Image:
     node: Node
     name: str
-    size: Size | None
+    size: ImageSize | None
     png: str
     segments: Mapping[int, int]
 
@@ -155,11 +155,11 @@ def _label(segment: Node, numbers: Mapping[int, int]) -> int:
     return numbers[category]
 
 
-def _size(image: Node) -> Size | None:
+def _size(image: Node) -> ImageSize | None:
     height, width = image.find("height"), image.find("width")
     if height is None or width is None:
         return None
-    return Size(height.whole(least=1), width.whole(least=1))
+    return ImageSize(height.whole(least=1), width.whole(least=1))
 
 
 def _mask_folder(file: Path, masks: Path | None) -> Path:
@@ -173,7 +173,7 @@ def _mask_folder(file: Path, masks: Path | None) -> Path:
     return folder.absolute()
 
 
-def _draw(png: Path | str, image: _Image, size: Size) -> Drawing:
+def _draw(png: Path | str, image: _Image, size: ImageSize) -> Drawing:
     path = Path(png)
     data = path.read_bytes()
     header = read_header(data)

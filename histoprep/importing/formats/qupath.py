@@ -29,7 +29,7 @@ from histoprep.importing.extras import rasterio_features
 from histoprep.importing.formats import Search, as_image, number_names
 from histoprep.importing.images import ImageIndex, is_image_name, safe_names
 from histoprep.importing.legend import hexadecimal, refuse_ignored_label
-from histoprep.importing.model import Collection, Drawing, ImageFile, Item, Size
+from histoprep.importing.model import Collection, Drawing, ImageFile, ImageSize, Item
 from histoprep.importing.outlines import Rings
 from histoprep.importing.reading import Node
 from histoprep.labels import IGNORED_ID
@@ -321,7 +321,7 @@ def _draw(
     numbers: dict[str, int],
     order: DrawingOrder,
     shift: float,
-    size: Size,
+    size: ImageSize,
 ) -> Drawing:
     if region is None:
         annotations = [
@@ -339,7 +339,7 @@ def _draw(
     return draw(annotations, order, size)
 
 
-def _refuse_other_size(region: _Region, size: Size) -> None:
+def _refuse_other_size(region: _Region, size: ImageSize) -> None:
     """Raise UsageError unless the tile has the size that its name says; QuPath rounds it."""
     expected = region.height / region.downsampling, region.width / region.downsampling
     if any(abs(seen - wanted) > 1 for seen, wanted in zip(size, expected, strict=True)):

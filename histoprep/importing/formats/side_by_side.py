@@ -31,7 +31,15 @@ from histoprep.importing.halves import (
 from histoprep.importing.images import ImageIndex, files_below, safe_names
 from histoprep.importing.legend import colour_of, hexadecimal, number_labels
 from histoprep.importing.masks import is_lossy, state_of
-from histoprep.importing.model import Collection, Counts, Drawing, Item, Label, MadeImage, Size
+from histoprep.importing.model import (
+    AnnotationCounts,
+    Collection,
+    Drawing,
+    ImageSize,
+    Item,
+    Label,
+    MadeImage,
+)
 from histoprep.phrases import first_of, plural
 
 _BLACK = 0
@@ -149,7 +157,7 @@ def _halves(path: Path) -> tuple[dict[MaskSide, np.ndarray], bool]:
         raise UsageError(
             "a file that cannot be cut in the middle",
             path=path,
-            seen=str(Size(header.height_px, header.width_px)),
+            seen=str(ImageSize(header.height_px, header.width_px)),
             expected="an even width",
         )
     pixels = decode_rgb(data, header)
@@ -318,10 +326,12 @@ def _encode_image(path: Path, side: MaskSide) -> bytes:
     return encode_rgb_png(image)
 
 
-def _draw(path: Path, side: MaskSide, keys: np.ndarray, ids: np.ndarray, size: Size) -> Drawing:
+def _draw(
+    path: Path, side: MaskSide, keys: np.ndarray, ids: np.ndarray, size: ImageSize
+) -> Drawing:
     labels = _nearest(_keys(_halves(path)[0][side]), keys, ids)
     number = int(np.unique(labels[labels > 0]).size)
-    return Drawing(labels, Counts(number, number))
+    return Drawing(labels, AnnotationCounts(number, number))
 
 
 def _nearest(colours: np.ndarray, keys: np.ndarray, ids: np.ndarray) -> np.ndarray:

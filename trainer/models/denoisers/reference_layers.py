@@ -106,7 +106,7 @@ class ChannelLayerNorm(nn.Module):
         return normed.to(x.dtype).permute(0, 3, 1, 2)
 
 
-class Block(nn.Module):
+class ConvBlock(nn.Module):
     """Standardised 3x3 convolution, group norm, optional scale and shift, SiLU, dropout."""
 
     def __init__(self, dim_in: int, dim_out: int, *, groups: int, dropout: float) -> None:
@@ -141,8 +141,8 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding_width, 2 * dim_out))
-        self.block1 = Block(dim_in, dim_out, groups=groups, dropout=dropout)
-        self.block2 = Block(dim_out, dim_out, groups=groups, dropout=dropout)
+        self.block1 = ConvBlock(dim_in, dim_out, groups=groups, dropout=dropout)
+        self.block2 = ConvBlock(dim_out, dim_out, groups=groups, dropout=dropout)
         self.res_conv = nn.Identity() if dim_in == dim_out else nn.Conv2d(dim_in, dim_out, 1)
 
     def forward(
@@ -235,7 +235,7 @@ class Normed(nn.Module):
         return result
 
 
-class Residual(nn.Module):
+class ResidualLayer(nn.Module):
     """A layer added to its input."""
 
     def __init__(self, layer: nn.Module) -> None:
@@ -254,4 +254,4 @@ class Residual(nn.Module):
 
 def attention_layer(dim: int) -> nn.Module:
     """Return x + attention(norm(x)), named as in the published checkpoints."""
-    return Residual(Normed(dim, MaskAttention(dim)))
+    return ResidualLayer(Normed(dim, MaskAttention(dim)))

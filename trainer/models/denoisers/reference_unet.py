@@ -73,7 +73,7 @@ class Config(DenoiserConfig):
 
 
 @dataclass(frozen=True)
-class Condition:
+class ReferenceCondition:
     """What the network knows of a batch of masks; it depends on neither latents nor timestep, so a
     sampler makes it once.
 
@@ -184,7 +184,7 @@ class ReferenceUNet(Denoiser):
         mask: Integer[Tensor, "batch 1 height_px width_px"],
         size: tuple[int, int],
         drop: Bool[Tensor, " batch"] | None = None,
-    ) -> Condition:
+    ) -> ReferenceCondition:
         """Return what the network knows of masks; it depends on neither latents nor timestep.
 
         Args:
@@ -219,7 +219,7 @@ class ReferenceUNet(Denoiser):
             query = torch.where(column, labelled, bool(self.config.null_class))
         else:
             query = torch.einsum("bkhw,kd->bdhw", torch.where(column, fractions, null), table)
-        return Condition(
+        return ReferenceCondition(
             self.classes_mlp(embedding.to(self.classes_emb.weight.dtype)), self._pooled(query)
         )
 
@@ -227,7 +227,7 @@ class ReferenceUNet(Denoiser):
         self,
         x: Float[Tensor, "batch channels height width"],
         t: Num[Tensor, " batch"],
-        condition: Condition,
+        condition: ReferenceCondition,
     ) -> Float[Tensor, "batch channels height width"]:
         """Return the prediction [batch, channels, h, w] for noisy latents under a condition made by
         `condition`.
