@@ -191,7 +191,8 @@ class RunConfig(Section):
     `out` is the run folder. `init` is a run, or a checkpoint of one, whose weights this one begins
     with. `log_level` debug prints what a step works on each time that the log is written.
     `devices` and `num_nodes` auto: what torchrun or SLURM started, else
-    all GPUs of this machine.
+    all GPUs of this machine. `start_timeout_s` is how many seconds the processes of a run wait for
+    each other when it starts.
     """
 
     recipe: str
@@ -216,6 +217,7 @@ class RunConfig(Section):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Positive | Literal["auto"] = "auto"
     num_nodes: Positive | Literal["auto"] = "auto"
+    start_timeout_s: Positive = 600
     every: Every = Every()
     early_stopping: EarlyStopping | None = None
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2

@@ -30,6 +30,7 @@ _NOT_COMPARED = (
     "accelerator",
     "devices",
     "num_nodes",
+    "start_timeout_s",
 )
 _GREY = "#8a8f98"
 _STYLE = {"font.family": "DejaVu Sans", "font.size": 8.0, "axes.edgecolor": _GREY}

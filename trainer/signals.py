@@ -6,15 +6,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 
 from trainer.errors import Interrupted, Terminated
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
+_LOOK_EVERY_S = 0.1
+# How long a second signal leaves to the handler.
+_AGAIN_LIMIT_S = 1.0
 _states: list[Callable[[], str]] = [lambda: "finished work is kept"]
+
+
+class _Handler:
+    """Calls a function for signals, and counts how often any handler of ours was called."""
+
+    num_called = 0
+
+    def __init__(self, act: Callable[[int, types.FrameType | None], None]) -> None:
+        self._act = act
+
+    def __call__(self, number: int, frame: types.FrameType | None) -> None:
+        _Handler.num_called += 1
+        self._act(number, frame)
 
 
 @contextlib.contextmanager
@@ -25,7 +43,8 @@ def _handling(handler: Callable[[int, types.FrameType | None], None]) -> Iterato
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _STOPS}
+    counted = _Handler(handler)
+    before = {number: signal.signal(number, counted) for number in _STOPS}
     try:
         yield
     finally:
@@ -69,6 +88,76 @@ def stopped_by(number: int, state: str) -> Interrupted:
         f"stopped by {signal.Signals(number).name}; {state}",
         hint="rerun the same command to resume",
     )
+
+
+@contextlib.contextmanager
+def ending_blocked_waits(limit_s: float = 10.0) -> Iterator[None]:
+    """End this process on SIGINT and SIGTERM also where it waits for another process inside a
+    library: no handler runs there, since Python does not.
+
+    Python itself writes down a signal when it comes, and a thread reads that. When the handler has
+    not run `limit_s` seconds later, or one second after a second signal, the process ends with 128
+    and the number of the signal. Checkpoints are whole at any time. Does nothing outside the main
+    thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    _wakeups.add(write)
+    threading.Thread(target=_watch, args=(read, limit_s), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        _wakeups.discard(write)
+        os.close(write)
+
+
+_wakeups: set[int] = set()
+
+
+def _forget_wakeups() -> None:
+    """In a process that was forked, signals are its own, not those of the one it comes from."""
+    if _wakeups:
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_wakeups)
+
+
+def _watch(read: int, limit_s: float) -> None:
+    """Read signals until the other end of the pipe is closed."""
+    settled = _Handler.num_called
+    while numbers := os.read(read, 64):
+        number = next((item for item in numbers if item in _STOPS), None)
+        if number is None or not isinstance(signal.getsignal(number), _Handler):
+            settled = _Handler.num_called
+            continue
+        deadline = time.monotonic() + limit_s
+        while _Handler.num_called == settled:
+            if select.select([read], [], [], _LOOK_EVERY_S)[0]:
+                if not os.read(read, 64):
+                    break
+                deadline = min(deadline, time.monotonic() + _AGAIN_LIMIT_S)
+            if time.monotonic() >= deadline and _Handler.num_called == settled:
+                _end_blocked(number)
+        while select.select([read], [], [], 0)[0] and os.read(read, 64):
+            pass
+        settled = _Handler.num_called
+    os.close(read)
+
+
+def _end_blocked(number: int) -> None:
+    name = signal.Signals(number).name
+    os.write(
+        2,
+        f"stopped at once by {name} while waiting for another process of this run; the last"
+        " checkpoint is whole\n".encode(),
+    )
+    os._exit(128 + number)
 
 
 class StopRequest:

@@ -16,7 +16,9 @@ import toy_recipe
 from histoprep.command_line import leave
 from trainer.config_layers import build_config
 from trainer.engine.fit import fit
-from trainer.errors import HistoprepError
+from trainer.errors import HistoprepError, Interrupted
+from trainer.reporter import Reporter
+from trainer.signals import stop_signals
 
 _LIMIT_S = 400
 
@@ -27,11 +29,17 @@ def main() -> None:
     torch.set_num_threads(1)
     toy_recipe.register()
     try:
-        fit(build_config(toy_recipe.Config, json.loads(sys.argv[1])))
-    except HistoprepError as error:
+        with stop_signals():
+            config = build_config(toy_recipe.Config, json.loads(sys.argv[1]))
+            fit(config, reporter=Reporter(_say, _say))
+    except (HistoprepError, Interrupted) as error:
         print(error, file=sys.stderr)
         leave(int(error.exit_code))
     leave(0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

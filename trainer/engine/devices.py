@@ -15,8 +15,10 @@ from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from torch import Tensor
 
 from trainer.config import RunConfig
-from trainer.engine.processes import count_processes, report_lost_children
+from trainer.engine.joining import JoiningStrategy
+from trainer.engine.launchers import count_processes
 from trainer.errors import ConfigError, DeviceError
+from trainer.reporter import NULL_REPORTER, Reporter
 
 _MIXED = {"bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -31,16 +33,16 @@ class _MixedPrecision(MixedPrecision):
         return data
 
 
-def launch_fabric(config: RunConfig) -> Fabric:
-    """Return a launched Fabric: one process a device, this one among them.
+def plan_fabric(config: RunConfig, reporter: Reporter = NULL_REPORTER) -> Fabric:
+    """Return a Fabric to launch: one process a device, this one among them.
 
-    Under torchrun or SLURM the processes are there; otherwise Fabric starts the command again for
-    every further device.
+    Under torchrun or SLURM, or where someone starts them by hand, the processes are there;
+    otherwise Fabric starts the command again for every further device.
 
     Raises:
         DeviceError: When there is no such device.
-        ConfigError: When the batch cannot be divided, or torchrun or SLURM started another number
-            of processes than the configuration says.
+        ConfigError: When the batch cannot be divided, or another number of processes was started
+            than the configuration says.
     """
     accelerator = (
         config.accelerator
@@ -75,17 +77,14 @@ def launch_fabric(config: RunConfig) -> Fabric:
         if config.precision in _MIXED
         else Precision()
     )
-    strategy = "ddp" if num_ranks > 1 else "auto"
-    fabric = Fabric(
+    strategy = JoiningStrategy(config.start_timeout_s, reporter) if num_ranks > 1 else "auto"
+    return Fabric(
         accelerator=accelerator,
         devices=devices,
         num_nodes=num_nodes,
         strategy=strategy,
         plugins=[plugin],
     )
-    report_lost_children(num_ranks)
-    fabric.launch()
-    return fabric
 
 
 class RankPositions:

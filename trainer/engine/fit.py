@@ -27,16 +27,17 @@ from trainer.engine.checkpoints import CheckpointFolder
 from trainer.engine.devices import (
     RankPositions,
     evaluating,
-    launch_fabric,
     move_batch,
+    plan_fabric,
     seed_step,
     sum_over_ranks,
 )
 from trainer.engine.initial_weights import initialise
 from trainer.engine.inspection import describe_batch, watching
+from trainer.engine.joining import JoiningStrategy
 from trainer.engine.loggers import check_loggers, open_loggers
 from trainer.engine.logs import StageLog
-from trainer.engine.processes import ending_process_group, explaining_lost_processes
+from trainer.engine.processes import started
 from trainer.engine.run_folder import begin_stage, finished_stage, prepare_run, write_finished
 from trainer.engine.speed import Stopwatch
 from trainer.engine.state import Training
@@ -69,6 +70,7 @@ def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
         IntegrityError: For a leak between splits, or other data than the run began with.
         LockedError: When another process trains in the folder.
         DataError: When a tile cannot be read, or the data cannot feed the model.
+        DeviceError: When there is no such device, or processes of the run do not come.
         DivergedError: When loss, gradient or weights are not finite.
         CheckpointError: When checkpoints are damaged.
         OutputError: When the folder cannot be written.
@@ -79,13 +81,14 @@ def fit(config: RunConfig, *, reporter: Reporter = NULL_REPORTER) -> FitResult:
     moved = open_run_tiles(config).manifest.moved
     if moved and config.root is None:
         reporter.note(moved)
-    fabric = launch_fabric(config)
-    reporter = reporter if fabric.is_global_zero else NULL_REPORTER
+    fabric = plan_fabric(config, reporter)
     run = Path(config.out)
     with contextlib.ExitStack() as resources:
         resources.enter_context(saying(lambda: "no training step was lost"))
-        resources.enter_context(ending_process_group(fabric))
-        resources.enter_context(explaining_lost_processes(fabric))
+        resources.enter_context(started(fabric))
+        reporter = reporter if fabric.is_global_zero else NULL_REPORTER
+        if fabric.world_size > 1:
+            reporter.note(f"training with {fabric.world_size} processes")
 
         def prepare() -> None:
             resources.enter_context(locked(run))
@@ -105,15 +108,17 @@ def _in_first_process(fabric: Fabric, work: Callable[[], None]) -> None:
     """Have one process do `work` while the others wait; an error of ours is raised in all of
     them.
     """
+    strategy = fabric.strategy
+    if not isinstance(strategy, JoiningStrategy):
+        work()
+        return
     error: Explained | None = None
     if fabric.is_global_zero:
         try:
             work()
         except (HistoprepError, Interrupted) as raised:
-            if fabric.world_size == 1:
-                raise
             error = raised
-    error = fabric.broadcast(error)
+    error = strategy.answer_of_first(error)
     if error is not None:
         raise error
 

@@ -1,9 +1,4 @@
-"""The processes of a run on several devices: how many there are, and what is said when one of them
-is lost.
-
-torchrun and SLURM start the processes themselves; otherwise Fabric starts the command again for
-every further device.
-"""
+"""The processes of a run on several devices: what is said when one of them is lost."""
 
 from __future__ import annotations
 
@@ -15,11 +10,10 @@ from collections.abc import Iterator
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from trainer.config import RunConfig
-from trainer.errors import ConfigError, DeviceError, LostProcessError
+from trainer.engine.joining import JoiningStrategy
+from trainer.errors import DeviceError, LostProcessError
+from trainer.signals import ending_blocked_waits
 
 # Where Fabric says that a process it started has ended, just before it kills the others.
 _FABRIC_LOG = "lightning_fabric.strategies.launchers.subprocess_script"
@@ -32,61 +26,8 @@ _LOST = re.compile(
 )
 
 
-def count_processes(config: RunConfig, num_local: int) -> tuple[int, int]:
-    """Return the devices of each machine and the number of machines of a run.
-
-    Args:
-        config: The run; what it leaves to "auto" comes from torchrun or SLURM, if one of them
-            started this process.
-        num_local: Devices to take where nothing says how many.
-
-    Raises:
-        ConfigError: When torchrun or SLURM started another number of processes.
-    """
-    started = _started_by_launcher()
-    if started is None:
-        devices = config.devices if config.devices != "auto" else max(1, num_local)
-        return devices, config.num_nodes if config.num_nodes != "auto" else 1
-    launcher, variable, world_size, per_node = started
-    devices = per_node if config.devices == "auto" else config.devices
-    num_nodes = (
-        max(1, world_size // max(1, devices)) if config.num_nodes == "auto" else config.num_nodes
-    )
-    if devices * num_nodes != world_size:
-        raise ConfigError(
-            f"{launcher} started another number of processes than the run has",
-            seen=f"{variable} {world_size}, devices {devices} x num_nodes {num_nodes}",
-            expected="the same number",
-            hint=(
-                f"--set devices={per_node} --set num_nodes={max(1, world_size // per_node)}, or"
-                " leave both at auto"
-            ),
-        )
-    return devices, num_nodes
-
-
-def _started_by_launcher() -> tuple[str, str, int, int] | None:
-    """Return who started this process, the variable with the number of processes, that number, and
-    how many of them are on this machine; None when nobody did.
-    """
-    if TorchElasticEnvironment.detect():
-        world_size = int(os.environ["WORLD_SIZE"])
-        return (
-            "torchrun",
-            "WORLD_SIZE",
-            world_size,
-            int(os.environ.get("LOCAL_WORLD_SIZE", world_size)),
-        )
-    if SLURMEnvironment.detect():
-        world_size = int(os.environ["SLURM_NTASKS"])
-        nodes = int(os.environ.get("SLURM_NNODES", "1"))
-        per_node = int(os.environ.get("SLURM_NTASKS_PER_NODE") or max(1, world_size // nodes))
-        return "SLURM", "SLURM_NTASKS", world_size, per_node
-    return None
-
-
 @contextlib.contextmanager
-def explaining_lost_processes(fabric: Fabric) -> Iterator[None]:
+def _explaining_lost_processes(fabric: Fabric) -> Iterator[None]:
     """Say of a connection that broke that another process of the run ended.
 
     Raises:
@@ -114,7 +55,7 @@ def explaining_lost_processes(fabric: Fabric) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ending_process_group(fabric: Fabric) -> Iterator[None]:
+def _ending_process_group(fabric: Fabric) -> Iterator[None]:
     """Take the connections between the processes down at the end, before the interpreter does:
     threads of gloo that are still there then would abort it.
 
@@ -139,12 +80,34 @@ def _is_lost(error: RuntimeError) -> bool:
     return type(error).__name__.startswith("Dist") or bool(_LOST.search(str(error)))
 
 
-def report_lost_children(num_ranks: int) -> None:
+@contextlib.contextmanager
+def started(fabric: Fabric) -> Iterator[None]:
+    """Launch Fabric, and keep its processes together until the end of the block.
+
+    Raises:
+        DeviceError: When the processes do not find each other.
+        LostProcessError: When one of them ends before the others.
+    """
+    if not isinstance(fabric.strategy, JoiningStrategy):
+        fabric.launch()
+        yield
+        return
+    _report_lost_children()
+    if "LOCAL_RANK" not in os.environ:
+        # The processes that Fabric starts would take it for theirs.
+        os.environ.pop("RANK", None)
+    with ending_blocked_waits():
+        fabric.launch()
+        with _ending_process_group(fabric), _explaining_lost_processes(fabric):
+            yield
+
+
+def _report_lost_children() -> None:
     """Have the end of a process that Fabric started reported on stderr, before Fabric kills all
     others of this machine.
     """
     logger = logging.getLogger(_FABRIC_LOG)
-    if num_ranks == 1 or any(isinstance(handler, _Report) for handler in logger.handlers):
+    if any(isinstance(handler, _Report) for handler in logger.handlers):
         return
     logger.setLevel(logging.INFO)
     logger.propagate = False

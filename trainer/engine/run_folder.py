@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "accelerator",
     "devices",
     "num_nodes",
+    "start_timeout_s",
     "compile",
     "every",
     "keep_checkpoints",
