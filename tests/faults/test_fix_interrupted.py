@@ -17,7 +17,7 @@ from histoprep.errors import ExitCode
 
 CALL = "faults.commands:fix_in_parts"
 NUM_POINTS = 12
-EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
+MANY_POINTS = (pytest.mark.faults, pytest.mark.timeout(7200))
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -44,7 +44,7 @@ def prepared(zygote: Zygote, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(100, marks=EVERY_POINT)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(100, marks=MANY_POINTS)])
 def test_a_kill_at_any_point_loses_nothing(most: int, zygote: Zygote, tmp_path: Path) -> None:
     root = prepared(zygote, tmp_path)
     before = every_file(root)

@@ -10,13 +10,13 @@ import pytest
 from import_samples import Sample, make_coco, make_npy_stack
 
 from faults.running import Zygote, count_calls, every_file, fail_at, kill_at, unreadable
-from faults.test_kills import spread
+from faults.test_kills import MOST_POINTS, spread
 from histoprep.durable import is_temporary
 from histoprep.errors import ExitCode
 
 CALL = "faults.commands:import_in_parts"
 NUM_POINTS = 24
-EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
+MANY_POINTS = (pytest.mark.faults, pytest.mark.timeout(7200))
 # Masks are written by threads, which -f follows.
 IN_THREADS = [
     (call, number, ["-f"])
@@ -40,7 +40,7 @@ def command(sample: Sample, out: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=EVERY_POINT)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(MOST_POINTS, marks=MANY_POINTS)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_kill_at_any_point_loses_nothing(
     name: str, most: int, zygote: Zygote, tmp_path: Path

@@ -22,14 +22,14 @@ from faults.running import (
     temporaries,
     unreadable,
 )
-from faults.test_kills import spread
+from faults.test_kills import MOST_POINTS, spread
 from histoprep import tables
 from histoprep.errors import IntegrityError
 from histoprep.schemas import repaired
 from histoprep.schemas.repaired import open_rows
 
 NUM_POINTS = 16
-EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
+MANY_POINTS = (pytest.mark.faults, pytest.mark.timeout(7200))
 REPAIR = Command("repair", ("repair", "--workers", "1"))
 # Of the masks that were repaired some are refused now: their files go.
 STRICTER = Command(
@@ -84,7 +84,7 @@ def untrue(stage: Stage) -> list[str]:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=EVERY_POINT)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(MOST_POINTS, marks=MANY_POINTS)])
 @pytest.mark.parametrize("command", [REPAIR, STRICTER], ids=lambda item: item.name)
 def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
     command: Command, most: int, zygote: Zygote, stage: Stage, tmp_path: Path

@@ -25,14 +25,14 @@ from faults.running import (
     temporaries,
 )
 from faults.test_disk_full import REASONS, check_refused, small_disk
-from faults.test_kills import spread
+from faults.test_kills import MOST_POINTS, spread
 from histoprep.durable import is_temporary
 from histoprep.errors import ExitCode
 from histoprep.shards import open_tiles
 from histoprep.shards.verify import verify_shards
 
 NUM_POINTS = 40
-EVERY_POINT = (pytest.mark.faults, pytest.mark.timeout(7200))
+MANY_POINTS = (pytest.mark.faults, pytest.mark.timeout(7200))
 POINTS = [
     ("fsync", 1, "EIO"),
     ("fsync", 2, "ENOSPC"),
@@ -92,7 +92,7 @@ def check_again(zygote: Zygote, stage: Stage, first: Undisturbed) -> list[str]:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(400, marks=EVERY_POINT)])
+@pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(MOST_POINTS, marks=MANY_POINTS)])
 def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
     most: int, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
 ) -> None:
