@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check lint types contracts docs site bench test-faults test-slow test-examples mutants clean
+.PHONY: demo test check lint types contracts docs site bench test-slow test-faults test-published test-examples mutants clean
 
 demo: $(READY)  ## the whole way, from tiles with planted defects to generated ones; shown in demo.histoprep/demo.html
 	$(BIN)/histoprep demo demo
 
-test: $(READY)  ## run the tests
+test: $(READY)  ## run the tests but for those that take most of the time
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-slow: $(READY)  ## run the tests that take most of the time; the continuous integration runs both
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
 
 check: lint types contracts test  ## lint, types, import contracts, tests and documentation checks
 
@@ -41,8 +44,8 @@ mutants: $(READY)  ## change the code of labels, split, streams and lossy; list 
 	$(BIN)/mutmut run $(MUTANTS)
 	$(BIN)/mutmut results
 
-test-slow: $(READY)  ## tests that take minutes, such as data sets of published size
-	$(BIN)/python -m pytest -m slow
+test-published: $(READY)  ## a data set of published size; takes minutes
+	$(BIN)/python -m pytest -m published
 
 test-examples: $(READY)  ## look for examples that break a property; `make test` takes the same ones each time
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=search

@@ -41,14 +41,14 @@ LONG_FILES = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the longest files; leave the long runs to `pytest -m faults` and `-m slow`."""
+    """Begin with the longest files; leave tests of a marker to `pytest -m MARKER`."""
     rank = {name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     if not config.option.markexpr:
         long_runs = [
             item
             for item in items
-            if item.get_closest_marker("faults") or item.get_closest_marker("slow")
+            if any(item.get_closest_marker(name) for name in ("faults", "published", "slow"))
         ]
         config.hook.pytest_deselected(items=long_runs)
         items[:] = [item for item in items if item not in long_runs]

@@ -74,6 +74,7 @@ def test_the_audit_pairs_and_reads_it(report: dict[str, list[str]]) -> None:
     assert not {"HP101", "HP106", "HP301", "HP302", "HP401", "HP402", "HP501"} & set(report)
 
 
+@pytest.mark.slow
 def test_masks_are_remapped_counted_and_go_into_a_manifest_and_shards(
     package: Installed, root: Path, report: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_masks_are_remapped_counted_and_go_into_a_manifest_and_shards(
     assert package.histoprep("shard", "verify", str(shards)).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_doctor_checks_its_decoder(package: Installed) -> None:
     checks = json.loads(package.histoprep("doctor", "--json").stdout)["checks"]
     [own] = [check for check in checks if check["name"] == "netpbm decoder"]

@@ -59,6 +59,7 @@ def test_it_is_found_where_it_is_and_only_there(
     assert "LAB301" not in codes(package, clean)
 
 
+@pytest.mark.slow
 def test_it_is_selected_ignored_and_graded_by_code_and_name(package: Installed, dark: Path) -> None:
     assert set(codes(package, dark, "--select", "LAB")) == {"LAB301"}
     assert "LAB301" not in codes(package, dark, "--ignore", "dark-image")

@@ -110,6 +110,7 @@ def test_nothing_stands_behind_a_command_in_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_faulty, make_demo], ids=["faults of fix", "demo"])
+@pytest.mark.slow
 def test_the_advice_of_an_audit_is_pasted(make: object, tmp_path: Path) -> None:
     root = tmp_path / "my tiles"
     made = make(root)  # type: ignore[operator]

@@ -455,6 +455,7 @@ def test_the_package_can_be_used_like_the_command(data: DataSet) -> None:
         histoprep.no_such_name  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_second_audit_of_unchanged_data_imports_no_pandas(tmp_path: Path) -> None:
     root = make_demo(tmp_path / "demo", num_tiles=48, tile_px=64).folder
     code = (
@@ -478,6 +479,7 @@ def test_a_second_audit_of_unchanged_data_imports_no_pandas(tmp_path: Path) -> N
     ("extra", "options", "starts_workers"),
     [("", [], False), ("", ["--workers", "1"], True), ("more.tif", [], True)],
 )
+@pytest.mark.slow
 def test_a_few_plain_files_are_read_without_starting_workers(
     tmp_path: Path, extra: str, options: list[str], starts_workers: bool
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_numbers_add_up(plan: DemoPlan, report: Report) -> None:
     "options",
     [{}, {"label_map": "label_map_5"}, {"label_map": "label_map_5", "group_by": GROUP_PATTERN}],
 )
+@pytest.mark.slow
 def test_the_clean_set_has_neither_errors_nor_warnings(
     tmp_path: Path, options: dict[str, str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from audit_cases import by_code
 
 import histoprep
@@ -63,6 +64,7 @@ def test_masks_without_images(shared_data: Path, tmp_path: Path) -> None:
     assert grades(report)["error"] == {"HP101"}
 
 
+@pytest.mark.slow
 def test_a_whole_folder_of_folders(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "diffinfinite", tmp_path)
     found = by_code(report.findings)
@@ -74,6 +76,7 @@ def test_a_whole_folder_of_folders(shared_data: Path, tmp_path: Path) -> None:
     assert found["HP106"].keys() == {"ATTRIBUTION.md", "LICENSE"}
 
 
+@pytest.mark.slow
 def test_cleaned_labels(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "ebhi_seg", tmp_path)
     found = by_code(report.findings)
@@ -87,6 +90,7 @@ def test_cleaned_labels(shared_data: Path, tmp_path: Path) -> None:
     assert found["HP106 unread-folder"].keys() == {"defects/", "masks_raw/"}
 
 
+@pytest.mark.slow
 def test_masks_as_published(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "ebhi_seg", tmp_path, masks="masks_raw")
     found = by_code(report.findings)

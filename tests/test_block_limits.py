@@ -58,6 +58,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.slow
 def test_a_folder_of_a_block_of_tiles_and_one_more_or_less(tmp_path: Path, layout: str) -> None:
     """The published data set has 246,750 tiles in one folder; more than a block of them crashed, in
     every layout.
@@ -193,7 +194,7 @@ def test_no_block_of_a_stage_changes_what_it_writes(
 # --- the published data set ---------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.published
 @pytest.mark.timeout(3600)
 def test_the_published_folder_is_split_into_the_published_counts(tmp_path: Path) -> None:
     """246,750 images and 246,755 masks in one folder: 5 orphans, 156,024 zero masks."""

@@ -346,6 +346,7 @@ def test_everything_by_keyboard(page: Page, root: Path) -> None:
     assert page.server.get("decisions")["dropped"] == 0
 
 
+@pytest.mark.slow
 def test_as_many_tiles_as_there_are_can_be_scrolled(chromium: Any, tmp_path: Path) -> None:
     num_rows = 300_000
     with browsing(make_large_set(tmp_path / "large", num_rows, None).root) as server:

@@ -345,6 +345,7 @@ def test_the_data_stay_as_they_are(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "decisions.csv").is_file()
 
 
+@pytest.mark.slow
 def test_a_manifest_and_its_shards_show_the_same(root: Path, tmp_path: Path) -> None:
     manifest = root.with_name("set.histoprep") / "manifest.parquet"
     write_shards(manifest, tmp_path / "shards")
@@ -372,6 +373,7 @@ def test_a_manifest_and_its_shards_show_the_same(root: Path, tmp_path: Path) -> 
         assert (tmp_path / "shards.histoprep").is_dir() or shards.get("decisions")["dropped"] == 0
 
 
+@pytest.mark.slow
 def test_shards_without_the_results_of_their_audit_say_so(tmp_path: Path) -> None:
     make_set(tmp_path / "set")
     write_shards(tmp_path / "set.histoprep" / "manifest.parquet", tmp_path / "shards")
@@ -396,6 +398,7 @@ def test_shards_without_the_results_of_their_audit_say_so(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", ["", "images/"])
+@pytest.mark.slow
 def test_real_tiles_are_found_by_the_note_of_a_synthetic_set(
     root: Path, tmp_path: Path, folder: str
 ) -> None:
@@ -453,6 +456,7 @@ def test_sets_beside_are_matched_by_id(root: Path, tmp_path: Path) -> None:
                 assert np.array(image)[0, 0].tolist() != [0, 255, 0]
 
 
+@pytest.mark.slow
 def test_classes_that_only_have_names_are_those_of_the_manifest(tmp_path: Path) -> None:
     root, label_map = make_set(tmp_path / "named"), tmp_path / "names.yml"
     named = LabelMap(

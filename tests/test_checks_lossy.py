@@ -215,6 +215,7 @@ def test_a_quick_audit_knows_containers_alone(data: DataSet) -> None:
     assert set(found) == {"HP403 jpeg-container in files", "HP403 webp-container in webp"}
 
 
+@pytest.mark.slow
 def test_published_masks_that_were_smoothed_are_found_and_real_ones_are_clean(
     shared_data: Path, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_options_that_make_no_sense_are_refused_before_any_work(
     assert not (data.root.parent / "data.histoprep" / "tiles.parquet").exists()
 
 
+@pytest.mark.slow
 def test_every_format(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = {}
     for name in ReportFormat:

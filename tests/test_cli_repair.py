@@ -26,6 +26,7 @@ def make_set(root: Path, quality: int | None) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_set(tmp_path / "set", 90)
     assert run(["repair", str(root), "--dry-run", "--workers", "1"]) == ExitCode.OK

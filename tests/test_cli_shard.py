@@ -250,6 +250,7 @@ def test_another_root_stands_in_for_the_manifests(manifest: Path, tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_goes_on_later(tmp_path: Path) -> None:
     manifest = make_tiles(tmp_path / "data", 12)
     rng = np.random.default_rng(0)

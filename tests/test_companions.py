@@ -166,6 +166,7 @@ def test_the_audit_names_them_and_the_manifest_stops(
         assert f"leaves them out: histoprep manifest {root} --exclude HP109" in text
 
 
+@pytest.mark.slow
 def test_they_are_left_out_or_taken_on_demand(tmp_path: Path) -> None:
     root, names = tmp_path / "set", tmp_path / "dropped.txt"
     for index in range(8):

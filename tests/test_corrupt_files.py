@@ -77,6 +77,7 @@ def outcomes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     return found
 
 
+@pytest.mark.slow
 def test_every_file_gets_a_verdict(outcomes: list[Outcome]) -> None:
     assert len(outcomes) == 2 * NUM_FILES
     for outcome in outcomes:

@@ -106,6 +106,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(
     demo: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_cluster_makes_the_same_table_although_a_worker_is_killed(
     assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_every_worker_is_left_out_and_nothing_else(tmp_path: Path) -> None:
     with cluster(tmp_path, "--nanny") as found:
         partitions = [("a", "b"), ("c", "kill", "d"), *[(f"{number}",) for number in range(8)]]
@@ -142,6 +144,7 @@ def test_a_file_that_kills_every_worker_is_left_out_and_nothing_else(tmp_path: P
     ]
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_scheduler(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +177,7 @@ def test_a_scheduler_that_goes_away_is_an_error_and_no_wait(tmp_path: Path) -> N
         assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 def test_no_scheduler_is_said_plainly(tmp_path: Path) -> None:
     for address in ("tcp://127.0.0.1:1", "nonsense://x"):
         with pytest.raises(UsageError, match="no dask scheduler answers"):

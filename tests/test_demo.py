@@ -64,6 +64,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert not images[0] & images[1]
 
 
+@pytest.mark.slow
 def test_numbers_and_names(faulty):
     images = sorted(faulty.folder.glob("*.jpg"))
     masks = {path.name.removesuffix("_mask.png") for path in faulty.folder.glob("*_mask.png")}
@@ -110,6 +111,7 @@ def test_each_defect_is_what_it_says(faulty):
     assert len(twins) == 2
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_that_the_plan_does_not_say(faulty, clean):
     """Every file that no defect names is whole, of the right size and mode, and lists only known
     labels.

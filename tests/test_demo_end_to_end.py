@@ -27,7 +27,7 @@ TOOLKIT = ("audit", "repair", "remap", "manifest", "stats", "shard")
 TRAINER = ("codec", "encode", "fit", "sample")
 OURS = re.compile(r"(?i)_editable_impl_histoprep|histoprep|trainer$|__pycache__")
 _TIMEOUT_S = 840  # of one command, on a machine that does many other things
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SMALL = ("--tiles", "48", "--tile-px", "64", "--codec-steps", "2", "--fit-steps", "2")
 
 

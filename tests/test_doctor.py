@@ -53,6 +53,7 @@ def add_distribution(folder: Path, name: str) -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
 
 
+@pytest.mark.slow
 def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_a_fix(
     tmp_path: Path,
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_planted_card_a_missing_codec_and_a_foreign_package_are_failures_with_
     )
 
 
+@pytest.mark.slow
 def test_this_machine_passes_and_every_line_is_said(tmp_path: Path) -> None:
     done = run_doctor(folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -118,6 +120,7 @@ def test_this_machine_passes_and_every_line_is_said(tmp_path: Path) -> None:
     ), "nothing is left behind"
 
 
+@pytest.mark.slow
 def test_a_real_codec_is_loaded_and_described(shared_data: Path, tmp_path: Path) -> None:
     found = checks_of(
         run_doctor(

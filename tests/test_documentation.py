@@ -85,6 +85,7 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+@pytest.mark.slow
 def test_every_command_runs_as_printed(data: Path) -> None:
     commands = list(dict.fromkeys(commands_in(TEXT)))
     assert len(commands) >= 18
@@ -125,6 +126,7 @@ def run_block(word: str, folder: Path, changes: dict[str, list[str]]) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_classifier_run(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for split, label, number in itertools.product(
@@ -144,6 +146,7 @@ def test_the_commands_of_the_classifier_run(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "diffmic" / "predictions" / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_published_configuration_run(
     data: Path, shared_data: Path, tmp_path: Path
 ) -> None:

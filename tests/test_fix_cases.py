@@ -292,6 +292,7 @@ def test_colours_are_left_to_a_label_map(data: DataSet) -> None:
     assert (out / "masks/t0.png").samefile(data.root / "masks/t0.png")
 
 
+@pytest.mark.slow
 def test_repaired_masks_are_put_in_place(data: DataSet, capsys: pytest.CaptureFixture[str]) -> None:
     for index in range(31):
         data.image(f"images/t{index:02}.jpg", tissue(index, lossy_masks.regions(0).shape[0]))

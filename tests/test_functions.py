@@ -143,6 +143,7 @@ def test_shards_and_their_tiles(root: Path, tmp_path: Path) -> None:
     assert list(tiles.to_pandas()["tile_id"]) == opened.to_pandas(["tile_id"])["tile_id"].tolist()
 
 
+@pytest.mark.slow
 def test_repair_gives_its_ledger(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "lossy")
     for number in range(40):

@@ -156,6 +156,7 @@ def test_a_choice_is_printed_as_commands_that_work(layout: Layout, tmp_path: Pat
 
 
 @named(REFUSED)
+@pytest.mark.slow
 def test_what_cannot_be_paired_is_an_error_and_no_tile(layout: Layout, tmp_path: Path) -> None:
     root, _ = made(layout, tmp_path)
     done = run_histoprep("audit", str(root), "--workers", "1")
@@ -185,6 +186,7 @@ def test_links_are_named_in_the_error_and_followed_by_the_command_in_it(tmp_path
     assert f"{len(true_pairs)} paired" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_audit_says_what_was_understood_and_later_commands_know(tmp_path: Path) -> None:
     root = tmp_path / "set"
     pairs_of("train_images/t{i}.png", "train_masks/t{i}.png")(root)
@@ -202,6 +204,7 @@ def test_the_audit_says_what_was_understood_and_later_commands_know(tmp_path: Pa
     assert line in manifest.stderr.replace("\n", " ") or "layout understood" in manifest.stderr
 
 
+@pytest.mark.slow
 def test_masks_that_come_later_are_understood_then(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for i in range(6):

@@ -42,12 +42,14 @@ def ran(folder: Path, *arguments: str) -> list[int]:
     return sorted(map(int, record.read_text().split())) if record.exists() else []
 
 
+@pytest.mark.slow
 def test_every_case_is_in_one_part(folder: Path) -> None:
     parts = [ran(folder, "--part", f"{number}/3") for number in (1, 2, 3)]
     assert sorted(number for part in parts for number in part) == list(range(7))
     assert all(2 <= len(part) <= 3 for part in parts)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_what_has_not_passed(folder: Path) -> None:
     progress = ("--progress", "passed")
     assert ran(folder, "-x", *progress) == [0, 1, 2, 3]

@@ -56,6 +56,7 @@ def test_hidden_pixels_are_those_that_jpeg_made_nothing_of() -> None:
     assert wrong == left == hidden == pytest.approx(100 / truth.size)
 
 
+@pytest.mark.slow
 def test_the_page_has_the_tables_and_what_they_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

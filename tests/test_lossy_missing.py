@@ -49,6 +49,7 @@ def outcome(truth: Mask, quality: int) -> tuple[float, int] | None:
     ("draw", "quality", "most", "refused"),
     [(layers, 85, 1.1, 4), (layers, 95, 1.2, 3), (stripes, 75, 0.2, 4)],
 )
+@pytest.mark.slow
 def test_thin_labels_are_found(
     draw: object, quality: int, most: float, refused: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

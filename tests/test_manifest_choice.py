@@ -179,6 +179,7 @@ def test_names_of_slides_that_have_no_tile_are_a_warning(data: DataSet, tmp_path
     assert "1 of 8 names in the split file slides.csv fit no tile" in text and "case77" in text
 
 
+@pytest.mark.slow
 def test_findings_of_repaired_masks_leave_their_tiles_out(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "set")
     for index in range(32):

@@ -82,6 +82,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ("{}.jpg", "{}_mask.png"),
     ],
 )
+@pytest.mark.slow
 def test_the_manifest_stops_and_the_printed_command_pairs_them(
     image: str, mask: str, tmp_path: Path
 ) -> None:

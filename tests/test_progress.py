@@ -76,6 +76,7 @@ def phases_in(drawn: str, names: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+@pytest.mark.slow
 def test_each_phase_has_a_bar_that_ends_with_it(tmp_path: Path) -> None:
     demo = tmp_path / "data"
     make_demo(demo, num_tiles=48, tile_px=64, defects=False)

@@ -1285,12 +1285,14 @@ def _survive(
     )
 
 
+@pytest.mark.slow
 def test_kills_at_every_change_of_the_disk(scratch: Path) -> None:
     done = _survive(5, scratch)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 40
 
 
+@pytest.mark.slow
 def test_the_kills_would_catch_files_written_in_place(scratch: Path) -> None:
     done = _survive(3, scratch, broken=True)
     assert "a file is visible in part" in done.stderr

@@ -140,6 +140,7 @@ def test_what_changed_is_read_again_and_what_is_gone_is_gone(
     assert "zero.jpg" in read and "case2/a%202_mask.png" not in read
 
 
+@pytest.mark.slow
 def test_what_passes_is_tried_again(door: Door, local: Path, tmp_path: Path) -> None:
     address = put(local, door, "faults")
 
@@ -230,6 +231,7 @@ def test_later_commands_take_the_address(
         assert image.any()
 
 
+@pytest.mark.slow
 def test_copies_hold_what_the_objects_hold(door: Door, tmp_path: Path) -> None:
     local = DataSet(tmp_path / "here" / "tiles")
     for number in range(6):
@@ -256,6 +258,7 @@ def test_copies_hold_what_the_objects_hold(door: Door, tmp_path: Path) -> None:
         assert digest(content) in copies
 
 
+@pytest.mark.slow
 def test_the_command_of_the_documentation_works(door: Door, local: Path, tmp_path: Path) -> None:
     text = (DOCS / "scale.md").read_text()
     [command] = re.findall(r"^\$ histoprep (audit s3://.*)$", text, re.MULTILINE)

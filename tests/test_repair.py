@@ -173,6 +173,7 @@ def test_rules_choose_what_is_repaired(everything: Workspace, tmp_path: Path) ->
         plan_repair(everything, RepairOptions(tmp_path / "out", min_confidence=1.5))
 
 
+@pytest.mark.slow
 def test_confidence_can_be_asked_for(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
     everything = repair_masks(workspace, tmp_path / "a", min_confidence=0.0)
@@ -189,6 +190,7 @@ def test_confidence_can_be_asked_for(tmp_path: Path) -> None:
     assert repair_masks(workspace, tmp_path / "b", min_confidence=limit).up_to_date
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_other_options_need_force(
     everything: Workspace, tmp_path: Path
 ) -> None:
@@ -207,6 +209,7 @@ def test_a_second_run_does_nothing_and_other_options_need_force(
     assert other.num_stale_removed == NUM_MASKS + 3
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_partitions_or_an_interruption(
     everything: Workspace, tmp_path: Path
 ) -> None:
@@ -257,6 +260,7 @@ def class_map() -> LabelMap:
     return LabelMap("five", sources, classes, {value: value % 5 for value in range(256)})
 
 
+@pytest.mark.slow
 def test_remap_refuses_damaged_masks_until_they_are_repaired(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "clean", "jpeg90")
     with pytest.raises(UsageError, match="31 masks went through JPEG") as refused:
@@ -286,6 +290,7 @@ def test_remap_refuses_damaged_masks_until_they_are_repaired(tmp_path: Path) -> 
     ).up_to_date
 
 
+@pytest.mark.slow
 def test_a_mask_is_repaired_by_its_own_quality_where_it_shows_one(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "set")
     data.image("only.jpg")
@@ -306,6 +311,7 @@ def test_a_mask_is_repaired_by_its_own_quality_where_it_shows_one(tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "clean", "jpeg60", "jpeg90")
     repair_masks(workspace, tmp_path / "repaired")
@@ -319,6 +325,7 @@ def test_remap_refuses_what_repair_had_to_refuse(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_remap_takes_no_repaired_mask_of_another_damaged_one(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
     repair_masks(workspace, tmp_path / "repaired")
@@ -341,6 +348,7 @@ def test_remap_takes_no_repaired_mask_of_another_damaged_one(tmp_path: Path) -> 
     ).resolve() == tmp_path / "repaired" / "jpeg90" / "06_mask.png"
 
 
+@pytest.mark.slow
 def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
     out = repair_masks(workspace, tmp_path / "repaired").out
@@ -359,6 +367,7 @@ def test_repaired_masks_that_are_gone_stop_remap(tmp_path: Path) -> None:
         plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
 
 
+@pytest.mark.slow
 def test_a_repair_of_an_earlier_version_is_an_error_until_it_is_made_again(tmp_path: Path) -> None:
     """Its note had the name of another file, and its table another form."""
     workspace = scanned(tmp_path / "set", "jpeg90")
@@ -374,6 +383,7 @@ def test_a_repair_of_an_earlier_version_is_an_error_until_it_is_made_again(tmp_p
     plan_remap(workspace, class_map(), RemapOptions(tmp_path / "new"))
 
 
+@pytest.mark.slow
 def test_sheets_show_the_masks_that_changed_most(tmp_path: Path) -> None:
     workspace = scanned(tmp_path / "set", "jpeg90")
     plan = plan_repair(workspace, RepairOptions(tmp_path / "out"))

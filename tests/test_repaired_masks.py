@@ -174,6 +174,7 @@ class TestTable:
                 np.unique(TRUTH[row["damaged_path"].removesuffix("_mask.png")]).tolist()
             )
 
+    @pytest.mark.slow
     def test_the_same_bytes_for_any_partitions_and_workers_and_after_a_stop(
         self, repaired_folder: Path, scanned: Path, tmp_path: Path
     ) -> None:
@@ -199,6 +200,7 @@ class TestTable:
             for row in read(repaired_folder / "set.histoprep" / "repaired.parquet")
         ]
 
+    @pytest.mark.slow
     def test_a_tree_elsewhere_is_named_in_full(self, scanned: Path, tmp_path: Path) -> None:
         workspace = Workspace.of(copied(scanned, tmp_path / "a") / "set")
         out = repair(workspace, tmp_path / "elsewhere")
@@ -406,6 +408,7 @@ class TestManifest:
         assert summary.num_repaired == 0
         assert "repaired_masks" not in manifest.header
 
+    @pytest.mark.slow
     def test_a_manifest_from_before_the_repair_is_stale(
         self, scanned: Path, tmp_path: Path
     ) -> None:
@@ -446,6 +449,7 @@ class TestManifest:
         own.repaired_note.unlink()
         assert len(manifest_of(own, label_map)[0]) < len(TRUTH)
 
+    @pytest.mark.slow
     def test_the_command_line_says_how_many(
         self, own: Workspace, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -458,6 +462,7 @@ class TestManifest:
         assert cli.run(["repair", str(own.root), "--workers", "1", "--force"]) == ExitCode.OK
         assert "is older than the repaired masks" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_the_command_line_warns_of_damaged_masks_until_they_are_repaired(
         self, scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -506,6 +511,7 @@ class TestManifest:
                 " JPEG" in warning
             )
 
+    @pytest.mark.slow
     def test_the_audit_says_what_is_repaired(
         self, own: Workspace, scanned: Path, tmp_path: Path
     ) -> None:
@@ -526,6 +532,7 @@ class TestManifest:
         )
 
     @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+    @pytest.mark.slow
     def test_the_audit_finds_in_repaired_masks_what_they_still_have(
         self, kind: str, tmp_path: Path
     ) -> None:
@@ -633,6 +640,7 @@ class TestShards:
                 wrong.append(np.mean(mask != TRUTH[stem]))
         assert np.mean(wrong) < 0.004
 
+    @pytest.mark.slow
     def test_of_the_demo_too(self, tmp_path: Path) -> None:
         workspace = Workspace.of(make_demo(tmp_path / "demo", num_tiles=80, tile_px=64).folder)
         ensure_tiles(workspace, workers=1)

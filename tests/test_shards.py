@@ -626,6 +626,7 @@ def test_a_large_set_is_indexed_in_order(tmp_path: Path) -> None:
         found.between(5000, 5001)
 
 
+@pytest.mark.slow
 def test_the_documented_ways_to_read_masks_give_their_classes(
     manifest: Path, shards: Path, tmp_path: Path
 ) -> None:

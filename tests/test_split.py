@@ -287,6 +287,7 @@ def _assert_nothing_crosses(tiles: list[Tile], split: np.ndarray) -> None:
 class TestAssignment:
     @settings(max_examples=40)
     @given(seed=st.integers(0, 10**6), count=st.integers(40, 150), num_groups=st.integers(8, 40))
+    @pytest.mark.slow
     def test_nothing_crosses_and_order_does_not_matter(
         self, seed: int, count: int, num_groups: int
     ) -> None:

@@ -317,6 +317,7 @@ def test_no_flipped_bit_of_the_footer_reads_back_wrong(tmp_path: Path) -> None:
     assert flips(path, bits) == {"refused": len(bits), "harmless": 0, "wrong": 0}
 
 
+@pytest.mark.slow
 def test_without_our_checks_flipped_bits_do_read_back_wrong(tmp_path: Path) -> None:
     # The control: the same flips in a table as pyarrow writes it by default.
     path = tmp_path / "plain"

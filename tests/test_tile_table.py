@@ -141,6 +141,7 @@ def make_parts(where: Workspace, numbers: list[int], count: int) -> int:
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
+@pytest.mark.slow
 def test_parts_of_many_jobs_become_the_same_table(
     count: int, demo: Path, whole: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -433,6 +434,7 @@ def test_a_table_of_another_folder_is_made_again(own: Workspace) -> None:
     assert tables.open_table(own.tiles, kind="tiles", schema_version="1.0")[1]["root"] == str(moved)
 
 
+@pytest.mark.slow
 def test_no_damage_to_the_table_survives(demo: Path, whole: Workspace, tmp_path: Path) -> None:
     where = Workspace.of(demo, tmp_path)
     data = whole.tiles.read_bytes()

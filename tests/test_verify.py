@@ -118,6 +118,7 @@ def flip(path: Path, place: float = 0.5) -> None:
 
 
 @pytest.mark.parametrize("tree", TREES)
+@pytest.mark.slow
 def test_untouched_trees_are_fine_and_every_file_of_them_is_read(made: Path, tree: str) -> None:
     found = verify(made / tree)
     assert found.damages == []
@@ -128,6 +129,7 @@ def test_untouched_trees_are_fine_and_every_file_of_them_is_read(made: Path, tre
 
 
 @pytest.mark.parametrize("tree", TREES)
+@pytest.mark.slow
 def test_one_flipped_bit_of_any_file_is_found_and_named(copy: Path, tree: str) -> None:
     files = [*walk(copy / tree), *(copy / tree).rglob("checksums.json")]
     assert len(files) > 5
@@ -247,6 +249,7 @@ def test_a_file_system_that_hides_a_change_is_seen_through_with_verify(
     assert len(before) == 48
 
 
+@pytest.mark.slow
 def test_force_writes_changed_masks_again(alone: Path) -> None:
     root, tree = str(alone / "set"), alone / "set.histoprep/repaired"
     flip(next(tree.rglob("*_mask.png")))

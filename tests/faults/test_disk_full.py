@@ -161,6 +161,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(
     zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
 ) -> None:

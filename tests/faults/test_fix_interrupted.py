@@ -45,6 +45,7 @@ def prepared(zygote: Zygote, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(100, marks=MANY_POINTS)])
+@pytest.mark.slow
 def test_a_kill_at_any_point_loses_nothing(most: int, zygote: Zygote, tmp_path: Path) -> None:
     root = prepared(zygote, tmp_path)
     before = every_file(root)
@@ -81,6 +82,7 @@ def test_a_kill_at_any_point_loses_nothing(most: int, zygote: Zygote, tmp_path: 
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(("call", "number"), [("link", 3), ("rename", 7), ("syncfs", 2)])
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_nothing(
     call: str, number: int, zygote: Zygote, tmp_path: Path
 ) -> None:

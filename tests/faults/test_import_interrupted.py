@@ -42,6 +42,7 @@ def command(sample: Sample, out: Path) -> list[str]:
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(MOST_POINTS, marks=MANY_POINTS)])
 @pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.slow
 def test_a_kill_at_any_point_loses_nothing(
     name: str, most: int, zygote: Zygote, tmp_path: Path
 ) -> None:

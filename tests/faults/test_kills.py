@@ -107,6 +107,7 @@ def kill_everywhere(
 
 
 @pytest.mark.parametrize("name", ["audit", "remap", "stats", "manifest", "collect"])
+@pytest.mark.slow
 def test_a_kill_at_any_point_loses_nothing(
     name: str, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_harness_sees_what_is_left_over(
     ids=str,
 )
 @pytest.mark.parametrize("name", ["audit", "remap"])
+@pytest.mark.slow
 def test_workers_that_always_die_end_the_run_and_cost_nothing(
     name: str, point: Point, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
 ) -> None:

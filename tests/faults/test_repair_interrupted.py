@@ -86,6 +86,7 @@ def untrue(stage: Stage) -> list[str]:
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(MOST_POINTS, marks=MANY_POINTS)])
 @pytest.mark.parametrize("command", [REPAIR, STRICTER], ids=lambda item: item.name)
+@pytest.mark.slow
 def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
     command: Command, most: int, zygote: Zygote, stage: Stage, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_kill_at_any_point_leaves_true_tables_and_loses_nothing(
     assert every_file(stage.data) == stage.data_before
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_table_that_names_what_went(zygote: Zygote, stage: Stage) -> None:
     prepared(zygote, stage, REPAIR)
     assert zygote.run(REPAIR.full(stage)).code == 0

@@ -93,6 +93,7 @@ def check_again(zygote: Zygote, stage: Stage, first: Undisturbed) -> list[str]:
 
 @pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize("most", [NUM_POINTS, pytest.param(MOST_POINTS, marks=MANY_POINTS)])
+@pytest.mark.slow
 def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
     most: int, zygote: Zygote, undisturbed: Undisturbeds, stage: Stage, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_a_kill_at_any_point_shows_no_half_shard_and_loses_nothing(
     [("rename", 1), ("fsync", 1), ("fsync", 3), ("write", 1), ("write", 5), ("openat", 40)],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_killed_worker_shows_no_half_shard(
     point: tuple[str, int], zygote: Zygote, undisturbed: Undisturbeds, stage: Stage
 ) -> None:

@@ -41,6 +41,7 @@ def rows(stage: Stage) -> dict[str, dict[str, object]]:
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_files_that_end_their_worker_become_findings(
     killers: tuple[str, ...], zygote: Zygote, stage: Stage
 ) -> None:

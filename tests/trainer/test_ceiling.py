@@ -39,6 +39,7 @@ def patch_codec(manifest: Path, channels: int) -> Codec:
     return Codec(network, f"patches of {channels} channels")
 
 
+@pytest.mark.slow
 def test_more_channels_keep_more(manifest: Path) -> None:
     side = real_side(str(manifest))
     found = [
@@ -62,6 +63,7 @@ def test_all_components_give_the_tile_back(manifest: Path) -> None:
     assert np.abs(decoded.astype(int) - image[:120, :88]).max() <= 1
 
 
+@pytest.mark.slow
 def test_encode_keeps_the_ceiling_and_fit_heeds_it(
     manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +89,7 @@ def test_encode_keeps_the_ceiling_and_fit_heeds_it(
     assert trainer([*fit, *short, *out, "--force"]) == 0
 
 
+@pytest.mark.slow
 def test_fit_measures_where_it_encodes_itself(
     manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

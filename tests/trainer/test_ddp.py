@@ -46,6 +46,7 @@ def _lines(run: str) -> list[dict[str, float]]:
         ]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_at_the_same_global_batch(toy_config: Make) -> None:
     settings = {"plain": True, "accelerator": "cpu", "batch_size": 8, "accumulate": 2}
     item, two = (
@@ -72,6 +73,7 @@ def test_two_processes_are_one_at_the_same_global_batch(toy_config: Make) -> Non
     assert fit(two.model_copy(update={"devices": 1})).stages[""]["step"] == 12
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_on_one_rank_stops_both_and_names_its_tile(
     toy_config: Make,
 ) -> None:

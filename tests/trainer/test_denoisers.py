@@ -240,6 +240,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sys.modules.pop("small_cnn", None)
 
 
+@pytest.mark.slow
 def test_the_denoiser_of_the_page_is_trained_and_sampled_from(
     installed: Path,
     demo_manifest: Path,

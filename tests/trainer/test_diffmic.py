@@ -87,6 +87,7 @@ def history(run: Path, stage: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_both_stages_learn_without_ever_reading_a_test_tile(trained):
     losses = [float(row["loss"]) for row in history(trained, "diffusion") if row["loss"]]
     # The published toy falls to a tenth in twice the steps.

@@ -82,6 +82,7 @@ def test_shuffled_labels_change_training_alone(blobs: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("is_control", "steps"), [(True, "4"), (False, "10")])
+@pytest.mark.slow
 def test_a_run_at_chance_warns_and_one_that_learns_does_not(
     blobs: Path, tmp_path: Path, is_control: bool, steps: str
 ) -> None:

@@ -63,6 +63,7 @@ def same(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluation
     return evaluate(manifest, out)
 
 
+@pytest.mark.slow
 def test_real_tiles_are_as_faithful_as_themselves(same: Evaluation) -> None:
     found = same.measures["faithfulness"]
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
@@ -92,6 +93,7 @@ def worse(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Eva
     return evaluate(manifest, out), ids
 
 
+@pytest.mark.slow
 def test_blurred_tiles_with_copies_are_seen_as_such(
     worse: tuple[Evaluation, list[str]], same: Evaluation
 ) -> None:
@@ -105,6 +107,7 @@ def test_blurred_tiles_with_copies_are_seen_as_such(
     assert result.shown[0].note.startswith("copy of ")
 
 
+@pytest.mark.slow
 def test_the_command_writes_numbers_and_a_page(
     manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +150,7 @@ def check_page(text: str) -> None:
     assert not opened and "http" not in text.partition("</style>")[2]
 
 
+@pytest.mark.slow
 def test_images_without_masks_have_distances_and_copies(manifest: Path, tmp_path: Path) -> None:
     write_set(manifest, tmp_path / "tiles", with_masks=False)
     result = evaluate(manifest, tmp_path / "tiles" / "images")
@@ -191,6 +195,7 @@ def test_a_folder_without_images_is_refused(manifest: Path, tmp_path: Path) -> N
         synthetic_side(str(tmp_path / "gone"), real_side(str(manifest)))
 
 
+@pytest.mark.slow
 def test_training_on_generated_tiles_is_compared_on_the_same_tiles(
     manifest: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +212,7 @@ def test_training_on_generated_tiles_is_compared_on_the_same_tiles(
     assert found["classifier"]["real"]["value"] > 0.4
 
 
+@pytest.mark.slow
 def test_masks_of_test_groups_are_not_trained_on(manifest: Path, tmp_path: Path) -> None:
     write_set(manifest, tmp_path / "tiles", splits=("test",))
     result = evaluate(manifest, tmp_path / "tiles", downstream=True)

@@ -180,6 +180,7 @@ def _ldm_run(run: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.slow
 def test_a_folder_of_diffusers_gives_the_same_pixels_elsewhere(
     elsewhere: Elsewhere, tmp_path: Path, kind: str
 ) -> None:
@@ -213,6 +214,7 @@ np.save(out, x.numpy())
 
 
 @pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.slow
 def test_the_scheduler_of_an_export_takes_the_steps_of_the_solver(
     elsewhere: Elsewhere, tmp_path: Path, kind: str
 ) -> None:
@@ -272,6 +274,7 @@ np.savez(out, *(each.numpy() for each in found))
 
 # Steps are unrolled in the program; one shows the loop.
 @pytest.mark.parametrize(("start", "steps"), [("gaussian_diagonal", 2), ("uniform_map", 1)])
+@pytest.mark.slow
 def test_a_classifier_is_a_program_elsewhere(
     elsewhere: Elsewhere, tmp_path: Path, start: str, steps: int
 ) -> None:
@@ -367,6 +370,7 @@ def test_a_recipe_without_an_export_is_refused(toy_config: Any, tmp_path: Path) 
     assert run_command(["export", str(tmp_path / "run"), "--out", "x"]) == ExitCode.USAGE
 
 
+@pytest.mark.slow
 def test_a_model_with_a_codec_of_patches_gives_the_same_pixels_elsewhere(
     elsewhere: Elsewhere, demo_manifest: Path, tmp_path: Path
 ) -> None:

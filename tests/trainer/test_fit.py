@@ -251,6 +251,7 @@ def test_half_precision_trains_float32_weights(toy_config: Make, precision: str)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler on the CPU")
+@pytest.mark.slow
 def test_a_compiled_run_has_the_losses_and_names_of_a_plain_one(toy_config: Make) -> None:
     runs = [
         fit(toy_config(out=f"compile-{item}", plain=True, compile=item)).run
@@ -388,6 +389,7 @@ def test_a_device_that_is_not_there(toy_config: Make) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_signal_saves_a_state_that_goes_on_to_the_same_end(
     toy_config: Make, number: signal.Signals, code: int, workers: int
 ) -> None:

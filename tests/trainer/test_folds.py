@@ -114,6 +114,7 @@ def test_runs_of_folds_have_their_own_folders(manifest: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_results_of_folds_are_put_together(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,7 @@ def test_both_steps_learn():
     )
 
 
+@pytest.mark.slow
 def test_a_device_is_compared_with_the_cpu():
     torch.manual_seed(0)
     network = MaskUNetConfig(dim=16).build(5, 4)
@@ -93,6 +94,7 @@ def test_a_device_is_compared_with_the_cpu():
     assert not Differences(0.0, 0.02).is_alike
 
 
+@pytest.mark.slow
 def test_a_lease_ends_in_time_and_keeps_what_was_measured(tmp_path, monkeypatch):
     table = tmp_path / "gpu.md"
     words = ["gpu", "--device", "cpu", "--small", "--lease", "--seconds", "1", "--write", table]

@@ -120,6 +120,7 @@ def test_tiles_give_the_image_of_one_pass(scale):
     assert float((found - expected).abs().max() / expected.std()) < 1e-5
 
 
+@pytest.mark.slow
 def test_whole_samplings_agree_to_one_level_in_tiles_of_any_size():
     masks = np.stack([_mask(384, 448), _mask(384, 448)[::-1]])
     codec = _tiny_codec()
@@ -133,6 +134,7 @@ def test_whole_samplings_agree_to_one_level_in_tiles_of_any_size():
 
 @pytest.mark.parametrize("interval", [None, (0.3, 3.0)])
 @pytest.mark.parametrize("tile_px", [None, 64])
+@pytest.mark.slow
 def test_a_crop_is_what_the_whole_image_has_there(interval, tile_px):
     masks, codec = _mask(640, 768)[None], _tiny_codec()
     options = replace(OPTIONS, guidance_interval=interval, solver=Solver("dpm++", 3))

@@ -451,6 +451,7 @@ def manifest_of_512_px(demo_manifest: Path, tmp_path_factory: pytest.TempPathFac
     return path
 
 
+@pytest.mark.slow
 def test_the_plan_of_the_reference_is_the_published_count(
     manifest_of_512_px: Path, codec: Path, tmp_path: Path
 ) -> None:
@@ -510,6 +511,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_plan(
     )
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_goes_on(
     demo_manifest: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -228,6 +228,7 @@ def test_low_precision_is_the_same_function() -> None:
     assert _mean_error(network.to(torch.bfloat16)(x.bfloat16(), t, mask), exact) < 0.03
 
 
+@pytest.mark.slow
 def test_one_graph_for_all_batches_and_every_parameter_learns() -> None:
     command = [sys.executable, str(Path(__file__).with_name("one_graph.py")), "mask-unet"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

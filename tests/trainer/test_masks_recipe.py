@@ -307,6 +307,7 @@ def run(demo_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_test_writes_masks_that_can_be_sampled_from(
     run: Path, demo_manifest: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +340,7 @@ def test_the_facts_have_the_shares_of_training_crops(run: Path, demo_manifest: P
     assert np.allclose(class_shares(cells, 5).numpy(), generator.known_shares[:4], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_are_made_from_nothing(
     run: Path, demo_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

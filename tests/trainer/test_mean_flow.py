@@ -150,6 +150,7 @@ class Affine(nn.Module):
         return numbers[:, :2] * x + numbers[:, 2:]
 
 
+@pytest.mark.slow
 def test_a_network_learns_to_go_nearly_all_the_way_in_one_step() -> None:
     torch.manual_seed(0)
     network = Affine()
@@ -245,6 +246,7 @@ def test_the_loss_has_gradients_of_the_prediction_alone() -> None:
     assert not torch.allclose(losses(interval=torch.rand(6, 3) * 0.4), expected)
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_samples_and_refuses_what_cannot_be(
     demo_manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ def following(capfd: pytest.CaptureFixture[str], program: str) -> list[str]:
     return shlex.split(line)[2:]
 
 
+@pytest.mark.slow
 def test_from_the_manifest_to_sampling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def _torchrun_options() -> list[str]:
     return found[1].split()
 
 
+@pytest.mark.slow
 def test_the_recipe_for_torchrun_trains_on_all_its_processes(toy_config: Make) -> None:
     config = toy_config(out="two", accelerator="cpu", plain=True, batch_size=8)
     assert (config.devices, config.num_nodes) == ("auto", "auto")
@@ -281,6 +282,7 @@ def test_a_signal_ends_a_process_that_waits_in_a_step_for_one_that_hangs(
     assert f"stopped at once by {number.name} while waiting for another process" in stderr
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_named_and_the_checkpoint_stays_whole(toy_config: Make) -> None:
     # So long that it cannot end before its process is killed.
     config = toy_config(

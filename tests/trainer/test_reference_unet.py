@@ -425,6 +425,7 @@ def test_low_precision_is_the_same_function():
 
 
 @pytest.mark.parametrize("mask_query", ["binary", "class"])
+@pytest.mark.slow
 def test_one_graph_and_every_parameter_learns(mask_query):
     command = [sys.executable, str(Path(__file__).with_name("one_graph.py")), mask_query]
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

@@ -43,6 +43,7 @@ def _kill_runs(manifest: Path, folder: Path, *options: str, timeout_s: float = 9
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     demo_manifest: Path, tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     assert found["different"] == {}
 
 
+@pytest.mark.slow
 def test_a_run_with_two_workers_as_well(demo_manifest: Path, tmp_path: Path) -> None:
     # Batches are read elsewhere then, so the points are those of the files alone.
     found = _kill_runs(demo_manifest, tmp_path, "--workers", "2", "--points", "60")
@@ -58,6 +60,7 @@ def test_a_run_with_two_workers_as_well(demo_manifest: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("broken", ["average", "moments", "window", "seed", "lines", "step"])
+@pytest.mark.slow
 def test_a_broken_variant_is_caught(demo_manifest: Path, tmp_path: Path, broken: str) -> None:
     assert _kill_runs(demo_manifest, tmp_path, "--points", _MID_WINDOW, "--broken", broken)[
         "different"

@@ -50,6 +50,7 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
     return manifest, set(wrong)
 
 
+@pytest.mark.slow
 def test_wrong_masks_come_first_and_browse_shows_them(
     reviewed: tuple[Path, set[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:

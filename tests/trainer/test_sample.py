@@ -638,6 +638,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+@pytest.mark.slow
 def test_the_command(imported, folder, tmp_path, capsys):
     """From a checkpoint to a data set, its own manifest as the next source of masks, a sweep, a
     comparison, a refusal.

@@ -123,6 +123,7 @@ def run(demo_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_test_counts_every_labelled_test_tile(
     run: Path, demo_manifest: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_encode_takes_no_stop_for_an_unreadable_tile(
     manifest: Path,
     codec_folder: Path,
@@ -184,6 +185,7 @@ for at in points:
 """
 
 
+@pytest.mark.slow
 def test_a_stop_inside_an_import_is_no_bug(
     manifest: Path, codec_folder: Path, tmp_path: Path
 ) -> None:

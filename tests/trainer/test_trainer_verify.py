@@ -126,6 +126,7 @@ def files_of(home: Path, tree: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("tree", TREES)
+@pytest.mark.slow
 def test_untouched_trees_are_fine_and_every_file_of_them_is_read(made: Made, tree: str) -> None:
     found = verify(made.home / tree)
     assert (found.damages, found.notes) == ([], [] if tree != "synthetic" else found.notes)
