@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from local_hub import TOKEN, LocalHub, serving
 from small_codecs import save_kl
 
 from histoprep import checksums
@@ -334,10 +336,7 @@ def test_a_card_has_classes_and_front_matter(tmp_path: Path) -> None:
     assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.USAGE
 
 
-def test_a_segmenter_is_a_program_that_needs_no_package(
-    elsewhere: Elsewhere, tmp_path: Path
-) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
+def _segmenter_run(run: Path) -> None:
     config = segmenter.Config.model_validate(
         {
             "recipe": "segmenter",
@@ -351,6 +350,13 @@ def test_a_segmenter_is_a_program_that_needs_no_package(
     _write_run(run, config, segmenter.build_segmenter(config.network, NUM_CLASSES))
     classes = identity_map(range(NUM_CLASSES))
     checksums.publish_json(run, segmenter.FACTS, {"label_map": classes.to_json()})
+
+
+def test_a_segmenter_is_a_program_that_needs_no_package(
+    elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    _segmenter_run(run)
     assert run_command(["export", str(run), "--out", str(out)]) == ExitCode.OK
     images = np.random.default_rng(2).uniform(-1, 1, (3, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
@@ -361,6 +367,96 @@ def test_a_segmenter_is_a_program_that_needs_no_package(
         "torch", PROGRAM, tmp_path, place, tmp_path / "images.npy", tmp_path / "scores.npy"
     )
     assert np.load(tmp_path / "scores.npy") == pytest.approx(expected, abs=1e-5)
+
+
+def _push(
+    hub: LocalHub, run: Path, out: Path, *options: str, token: str = TOKEN
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, with a hub on this machine."""
+    home = out.parent / "hub-home"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
+        **({"HF_TOKEN": token} if token else {}),
+    }
+    command = [sys.executable, "-m", "trainer", "export", str(run), "--out", str(out), *options]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert TOKEN not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    return done
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_an_export_is_pushed_to_the_hub_privately(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    _ldm_run(run, "mask-unet")
+    with serving() as hub:
+        done = _push(hub, run, out, "--push", "me/tissue")
+        assert done.returncode == ExitCode.OK, done.stderr[-3000:]
+        assert hub.visible == {"me/tissue": False}
+        assert hub.files["me/tissue"] == _contents(out)
+        assert f"{hub.address}/me/tissue" in done.stdout
+        # Of this machine, nothing goes along.
+        places = (str(tmp_path).encode(), str(Path.home()).encode() + b"/")
+        for name, content in hub.files["me/tissue"].items():
+            assert not any(place in content for place in places), name
+
+
+def test_nothing_is_pushed_where_everybody_would_see_it_unless_that_is_said(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    _segmenter_run(run)
+    with serving() as hub:
+        hub.visible["me/open"] = True
+        refused = _push(hub, run, tmp_path / "a", "--push", "me/open")
+        assert refused.returncode == ExitCode.USAGE and not hub.files
+        assert "everybody can see" in refused.stderr and "--public" in refused.stderr
+        public = _push(hub, run, tmp_path / "b", "--push", "me/new", "--public")
+        assert public.returncode == ExitCode.OK, public.stderr[-3000:]
+        assert hub.visible["me/new"] and "segmenter.pt2" in hub.files["me/new"]
+
+
+def test_a_push_that_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    _segmenter_run(run)
+    with serving() as hub:
+        for options, token, said in (
+            (("--push", "me/tissue"), "", "hf auth login"),
+            (("--push", "tissue"), TOKEN, "no owner"),
+            (("--push", "me/a b"), TOKEN, "not the name"),
+            (("--public",), TOKEN, "add --push"),
+        ):
+            done = _push(hub, run, out, *options, token=token)
+            assert done.returncode == ExitCode.USAGE, done.stderr[-3000:]
+            assert said in done.stderr and not out.exists()
+
+
+def test_a_hub_that_refuses_leaves_the_export_and_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _segmenter_run(run)
+    with serving() as hub:
+        hub.refuses = 403
+        out = tmp_path / "refused"
+        refused = _push(hub, run, out, "--push", "me/tissue")
+        wrong = _push(hub, run, tmp_path / "wrong", "--push", "me/tissue", token="hf_wrong")
+    away = _push(hub, run, tmp_path / "away", "--push", "me/tissue")
+    for done, said in ((refused, "403"), (wrong, "401"), (away, "refused")):
+        assert done.returncode == ExitCode.OUTPUT, done.stderr[-3000:]
+        assert said in done.stderr and "hf upload me/tissue" in done.stderr
+    assert (out / "segmenter.pt2").is_file()
 
 
 def test_a_recipe_without_an_export_is_refused(toy_config: Any, tmp_path: Path) -> None:

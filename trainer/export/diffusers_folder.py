@@ -62,6 +62,7 @@ def export_generator(run: Path, out: Path, config: Config, *, codec: str | None 
         code["vae"] = bundle("trainer.export.vae", name=_VAE)
     else:
         vae.save_pretrained(out / "vae", safe_serialization=True)
+        _forget_place(out / "vae" / "config.json")
     scheduler = scheduler_of(generator.objective, _solver_of(config))
     if scheduler is not None:
         scheduler.save_pretrained(out / _SCHEDULER)
@@ -93,6 +94,13 @@ def _write_network(folder: Path, network: nn.Module, config: dict[str, Any]) -> 
     )
     facts = {**config, "_diffusers_version": diffusers.__version__}
     write_text(folder / "config.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _forget_place(path: Path) -> None:
+    """Take out of a configuration of diffusers where on this machine it was read from."""
+    facts = checksums.read_json(path)
+    facts.pop("_name_or_path", None)
+    write_text(path, json.dumps(facts, indent=2) + "\n")
 
 
 def _solver_of(config: Config) -> Solver:
