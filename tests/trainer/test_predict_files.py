@@ -66,3 +66,13 @@ def test_a_huge_image_has_the_code_of_huge_images(
     with pytest.raises(BrokenFileError) as refused:
         read_image(file)
     assert refused.value.verdict == "HP205 too-large"
+
+
+def test_masks_beside_their_images_are_no_images(tmp_path: Path) -> None:
+    for name in ("1.jpg", "1_mask.png", "2_mask.png"):
+        (tmp_path / name).touch()
+    found = find_images([tmp_path])
+    # Of the last one no image is known, so it may be one.
+    assert found.names == ("1", "2_mask")
+    assert [path.name for path in found.skipped] == ["1_mask.png"]
+    assert find_images([tmp_path / "1_mask.png"]).names == ("1_mask",)

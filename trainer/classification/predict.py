@@ -24,6 +24,8 @@ from trainer.reporter import NULL_REPORTER, Reporter
 
 FOLDER = "predictions"
 _BATCH = 16
+# The end of a mask's name, beside its image.
+_MASK = "_mask"
 _NUM_NAMED = 5
 _MAX_PIXELS = 100_000_000
 
@@ -162,16 +164,21 @@ def find_images(paths: Iterable[Path]) -> FoundImages:
 
 
 def _look_through(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images in a folder and below it, and what else is there."""
+    """Return the images in a folder and below it, and what else is there, such as the masks that
+    lie beside their images.
+    """
     images: list[Path] = []
     others: list[Path] = []
     for place, folders, names in os.walk(folder):
         left_out = [name for name in folders if name.startswith(".") or name.endswith(SUFFIX)]
         folders[:] = sorted(name for name in folders if name not in left_out)
         others += [Path(place, name) for name in left_out]
+        stems = {name.rpartition(".")[0] for name in names}
         for name in sorted(names):
+            stem = name.rpartition(".")[0]
+            is_mask = stem.endswith(_MASK) and stem.removesuffix(_MASK) in stems
             is_image = not name.startswith(".") and name.lower().endswith(_endings())
-            (images if is_image else others).append(Path(place, name))
+            (images if is_image and not is_mask else others).append(Path(place, name))
     return images, others
 
 
