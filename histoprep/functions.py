@@ -157,6 +157,7 @@ def repair(
     *,
     rules: Sequence[str] | None = None,
     min_confidence: float | None = None,
+    unclear: bool = False,
     out: str | Path | None = None,
     force: bool = False,
     workspace: str | Path | None = None,
@@ -170,6 +171,8 @@ def repair(
         root: Folder of the data set.
         rules: Findings whose masks are repaired; None for HP403 and HP404.
         min_confidence: Masks whose repair has less are left alone, 0 to 1; None for 0.2.
+        unclear: Also repair masks that cannot be told by themselves, where the quality of the
+            others of their slide or folder tells them.
         out: Folder of the repaired masks; None for `repaired` in the workspace.
         force: Replace masks that were repaired with other options, or changed since.
         workspace: Folder of the results; None for `ROOT.histoprep`, beside the data set.
@@ -186,7 +189,10 @@ def repair(
     where = _workspace(root, workspace)
     ensure_tiles(where, workers=workers)
     chosen = RepairOptions(
-        Path(out) if out else where.folder / "repaired", tuple(rules or RULES), force=force
+        Path(out) if out else where.folder / "repaired",
+        tuple(rules or RULES),
+        force=force,
+        unclear=unclear,
     )
     if min_confidence is not None:
         chosen = replace(chosen, min_confidence=min_confidence)

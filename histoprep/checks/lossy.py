@@ -192,7 +192,22 @@ def _unclear(sources: list[LossySource]) -> str:
     if not number:
         return ""
     words = "mask has" if number == 1 else "masks have"
-    return f" {number:,} more {words} boundaries too short to tell by themselves, and may be alike."
+    look = (
+        " (histoprep repair ROOT --unclear looks at each)" if any(map(_tells_more, sources)) else ""
+    )
+    return (
+        f" {number:,} more {words} boundaries too short to tell by themselves, and may be alike"
+        f"{look}."
+    )
+
+
+def _tells_more(source: LossySource) -> bool:
+    """Return whether the quality of a source tells more of its unclear masks, so that those can be
+    repaired.
+    """
+    verdict = source.verdict
+    is_known = verdict.quality is not None and verdict.quality >= MIN_QUALITY
+    return bool(source.unclear) and is_known and verdict.block_px in (None, BLOCK_PX)
 
 
 def _suggestion(source: LossySource) -> str:

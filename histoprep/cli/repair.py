@@ -51,6 +51,14 @@ def repair(
     min_confidence: Annotated[
         float, typer.Option(help="Leave masks alone whose repair has a lower confidence, 0 to 1.")
     ] = 0.2,
+    unclear: Annotated[
+        bool,
+        typer.Option(
+            "--unclear",
+            help="Also repair masks of these findings' slides or folders that cannot be told by"
+            " themselves, where the quality of the others tells them.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -82,12 +90,16 @@ def repair(
     The data set is only read. Only damaged masks are copied; later commands use the repaired copies
     automatically. Interrupted runs resume.
 
+    A slide or folder may hold masks whose boundaries are too short to tell. They stay as they are;
+    look at them with --unclear --dry-run --diff before you repair them with --unclear.
+
     Exit codes: 0 all masks are repaired; 2 wrong usage; 3 some masks could not be repaired or some
     folders could not be read (listed in the output).
 
     Examples:
         histoprep repair tiles --dry-run --diff
         histoprep repair tiles --min-confidence 0.5
+        histoprep repair tiles --unclear --dry-run --diff
     """
     from histoprep.repairing import RULES, RepairOptions, plan_repair, run_repair
     from histoprep.repairing.contact_sheets import write_preview, write_sheets
@@ -97,7 +109,10 @@ def repair(
     seen = read_tiles(where, workers=workers, verify=verify and not force)
     rules = tuple(code.upper() for code in separated(rule)) or RULES
     plan = plan_repair(
-        where, RepairOptions(out or where.folder / "repaired", rules, min_confidence, force, verify)
+        where,
+        RepairOptions(
+            out or where.folder / "repaired", rules, min_confidence, force, verify, unclear
+        ),
     )
     _print_plan(plan)
     if dry_run:
@@ -122,7 +137,8 @@ def repair(
             " again, then shard"
         )
     console.next_steps(("histoprep", "manifest", root))
-    raise typer.Exit(ExitCode.INCOMPLETE if result.num_left else seen)
+    is_left = result.num_left > result.num_not_shown
+    raise typer.Exit(ExitCode.INCOMPLETE if is_left else seen)
 
 
 def _print_plan(plan: RepairPlan) -> None:
@@ -134,15 +150,23 @@ def _print_plan(plan: RepairPlan) -> None:
             finding.verdict.kind.value,
             str(finding.verdict.quality or ""),
             f"{len(finding.paths):,}",
+            f"{finding.num_unclear:,}",
             f"{hopeless[finding.source]:,}",
         )
         for finding in plan.sources
     ]
     if rows:
         console.table(
-            ("source", "rule", "cause", "quality", "masks", "cannot be repaired"),
+            ("source", "rule", "cause", "quality", "masks", "unclear", "cannot be repaired"),
             rows,
             title="Lossy and interpolated masks",
+        )
+    if plan.num_unclear and not plan.options.unclear:
+        console.note(
+            f"{plural(plan.num_unclear, 'more mask')} of these cannot be told and"
+            f" {'stays' if plan.num_unclear == 1 else 'stay'} as"
+            f" {'it is' if plan.num_unclear == 1 else 'they are'}; look at them with --unclear"
+            " --dry-run --diff"
         )
 
 
@@ -155,6 +179,11 @@ def _print(result: RepairResult) -> None:
         console.note(f"removed {result.num_stale_removed:,} masks of an earlier run")
     if result.up_to_date:
         console.note("nothing had changed")
+    if result.num_unclear:
+        console.note(f"{result.num_unclear:,} of the repaired masks are in no finding (--unclear)")
+    if result.num_not_shown:
+        masks = plural(result.num_not_shown, "unclear mask")
+        console.note(f"{masks} without a trace of the damage: left as it is, copied nowhere")
     gone = [
         f"label {label} went from {plural(masks, 'mask')}, where JPEG or a ramp made it"
         for label, masks in result.vanished.items()

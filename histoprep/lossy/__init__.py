@@ -150,6 +150,11 @@ def signals_of(
     )
 
 
+def steps_of(labels: np.ndarray) -> tuple[Steps, Steps]:
+    """Return where labels, [height, width], change along rows and along columns."""
+    return _directions(*_steps(labels), labels.shape)
+
+
 def _directions(
     across: np.ndarray, down: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[Steps, Steps]:
@@ -208,7 +213,7 @@ def _grid_from(labels: np.ndarray, counts: MaskCounts) -> BlockGrid | None:
     def steps(which: int) -> Callable[[], Steps]:
         def found() -> Steps:
             if not directions:
-                directions.extend(_directions(*_steps(labels), labels.shape))
+                directions.extend(steps_of(labels))
             return directions[which]
 
         return found

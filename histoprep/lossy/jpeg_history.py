@@ -24,6 +24,7 @@ import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, as_blocks, mixed_places, uniform_blocks
 from histoprep.lossy.likelihood import misfit_of, remade
+from histoprep.lossy.onsets import BlockGrid
 from histoprep.lossy.shapes import is_broken, is_curved
 
 QUALITIES = tuple(range(50, 101))
@@ -66,6 +67,8 @@ class FixedPoint:
     fixed: int
     blocks: int
     is_moved: bool = False
+    # The grid of these blocks, where it is another than that of `Signals`.
+    grid: BlockGrid | None = None
 
     @property
     def share(self) -> float:

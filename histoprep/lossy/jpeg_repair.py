@@ -119,7 +119,7 @@ def repair_jpeg(
     mask = UnderRepair(damaged, quality, rows, columns, ids, near[:, rows, columns], damaged.copy())
     mask.snap()
     if len(rows) <= MAX_BLOCKS:
-        mask = _searched(mask)
+        mask = _searched(mask, source_labels)
         if (against := mask.against_none()) > _MAX_AGAINST_NONE:
             reason = (
                 f"a repair would be {against:.1f} times less likely than the mask as it is, whose"
@@ -225,7 +225,7 @@ def _is_likelier(mask: UnderRepair, suspect: _Suspect) -> bool:
     return bool(gain > 0 and has_core)
 
 
-def _searched(mask: UnderRepair) -> UnderRepair:
+def _searched(mask: UnderRepair, source_labels: Sequence[int]) -> UnderRepair:
     """Return the mask after the search: with the labels nearby, with all trusted ones that a block
     shows, and with missing ones.
     """
@@ -235,4 +235,4 @@ def _searched(mask: UnderRepair) -> UnderRepair:
     if len(again) > _MIN_SHARE_AGAIN * len(mask.rows):
         mask.near |= more
         mask.search(again)
-    return let_missing_labels_in(mask)
+    return let_missing_labels_in(mask, source_labels)

@@ -8,6 +8,8 @@ some of them; the one that explains most is let in, and the next one is looked f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -25,8 +27,12 @@ _MIN_RADIUS_PX, _MAX_BETWEEN = 2.0, 0.8
 _AROUND = np.ones((5, 5), np.uint8)
 
 
-def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
-    """Return the mask repaired with the labels that were missing, or as it was."""
+def let_missing_labels_in(mask: UnderRepair, known: Sequence[int] = ()) -> UnderRepair:
+    """Return the mask repaired with the labels that were missing, or as it was; those `known` to
+    be of its source are tried however few blocks show them, unless they follow each other: JPEG
+    makes one of another then.
+    """
+    known = [label for label in known if not {label - 1, label + 1} & set(known)]
     for _ in range(_MOST_LABELS):
         if mask.against_none() <= 1 and mask.fits().mean() >= _MIN_FITTING:
             break
@@ -36,12 +42,12 @@ def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
         tried = [
             label
             for label in np.argsort(-counts, kind="stable")[:_MOST_TRIED]
-            if counts[label] >= _MIN_BLOCKS
+            if counts[label] >= (1 if label in known else _MIN_BLOCKS)
         ]
         gains = {
             label: gain
             for label in tried
-            if (gain := _gain(mask, label, np.flatnonzero(unexplained[label])))
+            if (gain := _gain(mask, label, np.flatnonzero(unexplained[label]), label in known))
         }
         if not gains:
             break
@@ -50,12 +56,14 @@ def let_missing_labels_in(mask: UnderRepair) -> UnderRepair:
     return mask
 
 
-def _gain(mask: UnderRepair, label: int, where: np.ndarray) -> float:
+def _gain(mask: UnderRepair, label: int, where: np.ndarray, is_known: bool) -> float:
     """Return how much of the cost of the blocks `where` a label takes away, less for one that may
     be false; 0 when too little.
     """
     between = _share_between(mask.damaged, label)
-    if between > _MAX_BETWEEN or _radius_px(mask.damaged == label) < _MIN_RADIUS_PX:
+    if not is_known and (
+        between > _MAX_BETWEEN or _radius_px(mask.damaged == label) < _MIN_RADIUS_PX
+    ):
         return 0.0
     sample = where[np.linspace(0, len(where) - 1, min(_MOST_BLOCKS, len(where))).astype(int)]
     before = mask.costs()[sample].sum()

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from histoprep.lossy import Signals, measure_signals
+from histoprep.lossy import Signals, measure_signals, steps_of
 from histoprep.lossy.blocks import BLOCK_PX, GridCounts
 from histoprep.lossy.jpeg_history import FixedPoint, find_quality, find_renamed
-from histoprep.lossy.onsets import BlockGrid
+from histoprep.lossy.onsets import BlockGrid, find_step_offset, may_be_straight
 from histoprep.lossy.verdict import (
     BLOCKY_PHASE,
     LOOKED_AT,
@@ -25,6 +25,9 @@ from histoprep.lossy.verdict import (
 )
 
 _ONE_IN = 2
+# Share of the blocks that the quality of straight boundaries must explain: of clean masks of boxes,
+# drawn at places by four pixels beside free regions, those that passed the other tests had less.
+_STRAIGHT_SHARE = 0.8
 _NO_GRID = BlockGrid(0.0, 0.0, 0.0, 0, 0, 0)
 _NOTHING = Signals(GridCounts(0, 0.0), 0, 0, 0, (), 0)
 
@@ -53,6 +56,8 @@ def find_fixed(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
     moved = _find_moved(labels, signals)
     if moved is not None and moved.is_certain:
         return moved
+    if (straight := _find_straightened(labels, signals)) is not None:
+        return straight
     if stands_out(signals):
         own = find_quality(labels)
         return moved if moved is not None and not (own and own.is_certain) else own
@@ -77,11 +82,37 @@ def _find_moved(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
     return replace(found, is_moved=True)
 
 
+def _find_straightened(labels: np.ndarray, signals: Signals) -> FixedPoint | None:
+    """Return the JPEG quality by the blocks that labels change along, where this is not the grid of
+    the mask's corner and the quality is beyond doubt. Looked for where steps are mostly of one:
+    only these come out straight.
+    """
+    if (signals.contacts and not _is_soft(signals)) or not may_be_straight(labels):
+        return None
+    offset = find_step_offset(*steps_of(labels))
+    if offset is None or offset == (0, 0):
+        return None
+    row, column = offset
+    known = signals.grid or _NO_GRID
+    grid = replace(
+        known, period_px=float(BLOCK_PX), row=row, column=column, rows=None, columns=None
+    )
+    blocks = grid.whole_blocks(labels)
+    found = None if blocks is None or min(blocks.shape) < BLOCK_PX else find_quality(blocks)
+    if found is None or not found.is_certain or found.share < _STRAIGHT_SHARE:
+        return None
+    return replace(found, is_moved=True, grid=grid)
+
+
+def _is_soft(signals: Signals) -> bool:
+    return signals.contacts >= MIN_CONTACTS and signals.soft_contacts >= SOFT * signals.contacts
+
+
 def stands_out(signals: Signals) -> bool:
     """Return whether one mask stands out enough to spend 2 ms on its quality; of clean ones, those
     full of thin structures do.
     """
-    soft = signals.contacts >= MIN_CONTACTS and signals.soft_contacts >= SOFT * signals.contacts
+    soft = _is_soft(signals)
     # Boundaries of labels one step apart become blocky: hardly a step is left inside of the blocks.
     blocky = signals.blocks.phase <= BLOCKY_PHASE
     # Without contacts that could be soft, labels are two that follow each other, and roughness has
@@ -106,7 +137,7 @@ def table_of(observations: Sequence[MaskObservation]) -> MaskSignals:
         )
         for observation in observations
     ]
-    grids = [signals.grid or _NO_GRID for signals, _, _ in rows]
+    grids = [fixed.grid or signals.grid or _NO_GRID for signals, fixed, _ in rows]
     columns = {
         "mixed": [signals.blocks.own for signals, _, _ in rows],
         "shifted": [signals.blocks.shifted for signals, _, _ in rows],

@@ -30,7 +30,7 @@ MIN_ONSETS = 16
 # A grid of half the side must stand out more than that of whole blocks by this factor. It is
 # marked down by so much: thin structures that were reduced by a fifth show it, too, since every
 # fifth row and column of theirs is missing.
-_HALVED_FACTOR, _HALVED_EXCESS = 1.25, 1.5
+_HALVED_FACTOR, HALVED_EXCESS = 1.25, 1.5
 # The grid that begins at the corner comes first with this share of the highest score: boundaries
 # that JPEG straightened in the middle of blocks stand on another one, half a block off.
 _OWN_SHARE = 0.5
@@ -42,6 +42,14 @@ _MAX_GROUP, _MAX_FRACTION = 8, 2.0
 # Of columns where labels change, so many at least of those expected follow each other, unless the
 # mask was enlarged.
 _ADJACENT_SHARE = 0.8
+# Labels change at blocks when they do so this many standard deviations more often than elsewhere,
+# along rows and along columns.
+_STEPS_SHOWN = 4.0
+# Of what was drawn at places by four pixels no step lies elsewhere; of what JPEG made straight, the
+# shares of steps that do, along rows and along columns, come to this together.
+_ELSEWHERE = 0.2
+# Rows and columns that are looked at first, and what they must show of it.
+_SAMPLED_LINES, _MAY_SHOW = 16, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +122,47 @@ def find_grid(rows: AnySteps, columns: AnySteps) -> BlockGrid | None:
     if _skips(rows) or _skips(columns):
         return None
     halved = _score(rows, columns, CELL_PX)
-    score = halved.score - _HALVED_EXCESS
+    score = halved.score - HALVED_EXCESS
     if halved.score <= _HALVED_FACTOR * max(whole.score, 0.0):
         return whole
     return replace(halved, score=score, own_score=whole.own_score, onsets=whole.onsets)
+
+
+def find_step_offset(rows: Steps, columns: Steps) -> tuple[int, int] | None:
+    """Return rows and columns before the first of the blocks of 8 px that labels change along far
+    more often than between, None without such blocks.
+
+    Boundaries of labels one step apart come out of JPEG straight, mostly along blocks, and leave
+    hardly a thin trace.
+
+    Args:
+        rows: Where labels change along rows.
+        columns: The same along columns.
+    """
+    offsets, elsewhere = [], 0.0
+    for steps in (columns, rows):
+        counts = steps.places_at(BLOCK_PX)
+        deviations = _deviations(counts.tolist())
+        offset = deviations.index(max(deviations))
+        if deviations[offset] < _STEPS_SHOWN:
+            return None
+        offsets.append(offset)
+        elsewhere += 1 - float(counts[offset % CELL_PX :: CELL_PX].sum() / counts.sum())
+    return (offsets[0], offsets[1]) if elsewhere >= _ELSEWHERE else None
+
+
+def may_be_straight(labels: np.ndarray) -> bool:
+    """Return whether labels, [height, width], may change along blocks of 8 px, by a few rows and
+    columns: at next to no cost, so that few masks without such blocks are looked at whole.
+    """
+    for lines in (labels, labels.T):
+        apart = max(BLOCK_PX, len(lines) // _SAMPLED_LINES)
+        sample = np.ascontiguousarray(lines[apart // 2 :: apart])
+        at = np.flatnonzero(sample[:, 1:] != sample[:, :-1]) % (sample.shape[1] - 1) + 1
+        counts = np.bincount(at % BLOCK_PX, minlength=BLOCK_PX)
+        if max(_deviations(counts.tolist())) < _MAY_SHOW:
+            return False
+    return True
 
 
 class AnySteps(Protocol):
@@ -213,6 +258,13 @@ class Steps:
         before = np.where(is_first[:-1], self.column >= period, is_long[:-1])
         behind = np.where(is_first[1:], self.width - self.column >= period, is_long[1:])
         return before & ~behind & ~is_first[1:], ~before & behind & ~is_first[:-1]
+
+    def places_at(self, period: int) -> np.ndarray:
+        """Return int [period]: in how many places labels change at each column modulo `period`;
+        those at one column count once in a stripe of rows of that height.
+        """
+        places = np.unique(self.row // period * self.width + self.column)
+        return np.bincount(places % self.width % period, minlength=period)
 
     def differs(self) -> np.ndarray:
         """Return bool [width]: in which columns a label begins."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from histoprep.lossy.blocks import BLOCK_PX, CELL_PX
 from histoprep.lossy.jpeg_history import MAX_TELLING_QUALITY, are_certain
-from histoprep.lossy.onsets import MIN_ONSETS
+from histoprep.lossy.onsets import HALVED_EXCESS, MIN_ONSETS
 
 # From this many masks with boundaries on, a verdict is firm.
 FIRM_MASKS = 30
@@ -62,6 +62,12 @@ _SHOWN_TOGETHER, _SCORE_TOGETHER, _MIN_TELLING = 1.5, 1.0, 12
 # Blocks whose quality less than half of the masks name, and the weight of each counts one less:
 # thin structures that were reduced by a fifth reach 3.1.
 _SHOWN_ALONE = 3.0
+# So many of a source's masks must show blocks of 4 px where each shows little: of thin structures
+# that were reduced by a fifth or a third at most a seventh did.
+_HALVED_SHARE = 0.3
+# How many more ends than by chance lie at blocks, as a share of those by chance, in half of the
+# masks: at most 0.30 of such clean structures, which show blocks of 4 px and of 8.
+_EXCESS_HALVED, _EXCESS = 0.32, 0.45
 # Above this share of masks whose blocks do not begin at the corner, those where they do were cut
 # from the same large masks.
 _MOVED_SHARE = 0.7
@@ -208,18 +214,27 @@ def judge(signals: MaskSignals) -> list[Verdict]:
     plain = np.flatnonzero((signals.container == "") & (signals.shifted > 0))
     for find in (_webp, _moved, _lossy, _interpolated):
         verdict = find(signals, plain)
-        if verdict is not None and not _is_remainder(verdict, verdicts):
+        if verdict is None:
+            continue
+        if _is_remainder(signals, verdict, verdicts):
+            unclear = np.union1d(verdicts[-1].unclear, verdict.masks)
+            verdicts[-1] = dataclasses.replace(verdicts[-1], unclear=unclear)
+        else:
             verdicts.append(verdict)
             plain = np.setdiff1d(plain, np.union1d(verdict.masks, verdict.unclear))
     return verdicts
 
 
-def _is_remainder(verdict: Verdict, earlier: list[Verdict]) -> bool:
+def _is_remainder(signals: MaskSignals, verdict: Verdict, earlier: list[Verdict]) -> bool:
     """Return whether soft boundaries are those of masks that do not show by themselves what more
-    masks of the source do.
+    masks of the source do, or ring as JPEG does where some masks of the source went through it.
     """
     if verdict.kind is not LossKind.INTERPOLATED:
         return False
+    if any(found.kind is LossKind.JPEG_HISTORY for found in earlier):
+        turns = signals.turns[verdict.masks]
+        if not np.isnan(turns).all() and float(np.nanmean(turns)) >= _TURNS_HALVED:
+            return True
     for found in earlier:
         is_soft = found.kind is LossKind.WEBP_HISTORY or found.block_px is not None
         share = 1.0 if is_soft else _REMAINDER * (found.kind is LossKind.JPEG_HISTORY)
@@ -254,24 +269,9 @@ def _webp(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
 def _moved(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     """Return that masks show blocks of a JPEG that are not those of a JPEG of their own."""
     score, is_own = signals.grid_score[plain], signals.is_own_grid[plain]
-    is_named = signals.is_certain[plain] & signals.fixed_moved[plain]
-    telling = plain[signals.grid_px[plain] > 0]
-    shown = plain[((score >= SHOWN) | is_named) & ~is_own]
-    weight = _weight(signals, shown)
-    if len(shown) and signals.is_certain[shown].mean() < _AGREED_MASKS:
-        # Without a quality, as after a label map, the blocks alone must be clearer.
-        shown = plain[(score >= _SHOWN_ALONE) & ~is_own]
-        weight = _weight(signals, shown) - len(shown)
-    if weight < _MIN_WEIGHT or len(shown) < _MIN_SHOWN_SHARE * len(telling):
-        shown = plain[((score >= _SHOWN_TOGETHER) | is_named) & ~is_own]
-        weight = _weight(signals, shown)
-        together = (
-            len(telling) >= _MIN_TELLING
-            and signals.grid_score[telling].mean() >= _SCORE_TOGETHER
-            and signals.is_certain[shown].sum() >= _AGREED_MASKS * len(shown) > 0
-        )
-        if not together or weight < _MIN_WEIGHT:
-            return None
+    shown = _shown_elsewhere(signals, plain)
+    if not len(shown):
+        return None
     quality, _ = _agreed_quality(signals, shown)
     is_near = np.abs(signals.quality[plain] - (quality or 0)) <= _NEAR
     is_own_certain = signals.is_certain[plain] & ~signals.fixed_moved[plain] & is_near
@@ -285,13 +285,16 @@ def _moved(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     masks = np.union1d(shown, own)
     sides, numbers = np.unique(signals.grid_px[shown], return_counts=True)
     side = float(sides[numbers.argmax()])
-    if not _rings(signals, masks, side):
+    if not _rings(signals, masks, side) or not _is_strong(signals, masks, side):
         return None
     quality, share = _agreed_quality(signals, masks)
     quality = quality if share >= FIXED_SHARE and side >= BLOCK_PX else None
+    score = float(signals.grid_score[masks].mean())
     words = [
         f"thin traces begin and end at blocks of {side:g} px in {len(masks):,} masks, on the"
-        f" average {signals.grid_score[masks].mean():.1f} standard deviations above chance"
+        f" average {score:.1f} standard deviations above chance"
+        if score >= LOOKED_AT
+        else f"labels change along blocks of {side:g} px in {len(masks):,} masks"
     ]
     words += [f"JPEG quality {quality} explains {share:.0%} of their blocks"] if quality else []
     firm = _weight(signals, masks) >= FIRM_MASKS
@@ -307,12 +310,68 @@ def _moved(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
     )
 
 
+def _shown_elsewhere(signals: MaskSignals, plain: np.ndarray) -> np.ndarray:
+    """Return the masks that show blocks which are not those of a JPEG of their own; none where they
+    are not enough to say so of the source.
+    """
+    score, is_own = signals.grid_score[plain], signals.is_own_grid[plain]
+    is_named = signals.is_certain[plain] & signals.fixed_moved[plain]
+    telling, halved = plain[signals.grid_px[plain] > 0], _halved(signals, plain)
+    shown: np.ndarray = plain[((score >= SHOWN) | is_named) & ~is_own]
+    weight = _weight(signals, shown)
+    if len(shown) and signals.is_certain[shown].mean() < _AGREED_MASKS:
+        # Without a quality, as after a label map, the blocks alone must be clearer.
+        shown = plain[(score >= _SHOWN_ALONE) & ~is_own]
+        weight = _weight(signals, shown) - len(shown)
+        shown = np.union1d(shown, halved)
+    if len(halved) or (weight >= _MIN_WEIGHT and len(shown) >= _MIN_SHOWN_SHARE * len(telling)):
+        return shown
+    shown = plain[((score >= _SHOWN_TOGETHER) | is_named) & ~is_own]
+    together = (
+        len(telling) >= _MIN_TELLING
+        and signals.grid_score[telling].mean() >= _SCORE_TOGETHER
+        and signals.is_certain[shown].sum() >= _AGREED_MASKS * len(shown) > 0
+    )
+    return shown if together and _weight(signals, shown) >= _MIN_WEIGHT else shown[:0]
+
+
+def _halved(signals: MaskSignals, plain: np.ndarray) -> np.ndarray:
+    """Return the masks that show blocks of 4 px, as halved ones do; none where they are a smaller
+    share of the source than thin structures reach that were reduced by a fifth.
+    """
+    telling = plain[signals.grid_px[plain] > 0]
+    is_halved = signals.grid_px[telling] == CELL_PX
+    shown: np.ndarray = telling[is_halved & (signals.grid_score[telling] >= _SHOWN_TOGETHER)]
+    is_enough = (
+        len(telling) >= _MIN_TELLING
+        and len(shown) >= _HALVED_SHARE * len(telling)
+        and _weight(signals, shown) >= _MIN_WEIGHT
+    )
+    return shown if is_enough else shown[:0]
+
+
 def _weight(signals: MaskSignals, masks: np.ndarray) -> float:
     """Return how much masks together speak for blocks: the scores that they show them by, one less
     each, and at least one for those that name their quality.
     """
     excess = signals.grid_score[masks] - 1
     return float(np.maximum(excess, signals.is_certain[masks]).sum())
+
+
+def _is_strong(signals: MaskSignals, masks: np.ndarray, side: float, *, own: bool = False) -> bool:
+    """Return whether blocks that name no quality are more than what large masks show whose thin
+    structures were reduced by a fifth or a third: scores grow with the size of masks, excess does
+    not.
+    """
+    if np.mean(signals.is_certain[masks]) >= _AGREED_MASKS:
+        return True
+    is_halved = side == CELL_PX and not own
+    period = CELL_PX if is_halved else BLOCK_PX
+    score = signals.own_score[masks] if own else signals.grid_score[masks]
+    score = score + HALVED_EXCESS * is_halved
+    # Four counts make a score, two of which are of the fewer ends.
+    excess = score * np.sqrt(2 * (period - 1) / np.maximum(signals.onsets[masks], 1))
+    return float(np.median(excess)) >= (_EXCESS_HALVED if is_halved else _EXCESS)
 
 
 def _rings(signals: MaskSignals, masks: np.ndarray, side: float) -> bool:
@@ -448,6 +507,7 @@ def _show_together(signals: MaskSignals, plain: np.ndarray, shown: np.ndarray) -
         weight >= _MIN_WEIGHT
         and len(sure) >= _MIN_SHOWN_SHARE * telling
         and _rings(signals, sure, BLOCK_PX)
+        and _is_strong(signals, sure, BLOCK_PX, own=True)
     )
 
 

@@ -32,7 +32,7 @@ from histoprep.phrases import plural
 from histoprep.progress import Advance, silent
 from histoprep.read_ahead import FileStat, stat_file
 from histoprep.repairing.record import record_repair
-from histoprep.repairing.repairer import DamagedMask, Repairer
+from histoprep.repairing.repairer import NOT_SHOWN, DamagedMask, Repairer
 from histoprep.schemas.ledgers import LEDGER, REPAIR, TreeKind, read_ledger
 from histoprep.schemas.repaired import forget_repaired
 from histoprep.schemas.tiles import open_tiles_table
@@ -71,9 +71,10 @@ _REFUSED = {
 class RepairOptions:
     """How to repair.
 
-    `out` is the new tree. `rules` are the findings whose masks are repaired. Repairs with less than
-    `min_confidence` are refused. `force` replaces a tree that was made with other options or
-    changed since. With `verify` every mask that is there is read again.
+    `out` is the new tree. `rules` are the findings whose masks are repaired; with `unclear` also
+    masks of their sources that cannot be told by themselves, where knowing the quality tells them.
+    Repairs with less than `min_confidence` are refused. `force` replaces a tree that was made with
+    other options or changed since. With `verify` every mask that is there is read again.
     """
 
     out: Path
@@ -81,6 +82,7 @@ class RepairOptions:
     min_confidence: float = MIN_CONFIDENCE
     force: bool = False
     verify: bool = False
+    unclear: bool = False
     partition_masks: int = 500
     time_limit_s: float = 60.0
 
@@ -123,6 +125,11 @@ class RepairPlan:
         return len(self.masks)
 
     @property
+    def num_unclear(self) -> int:
+        """Return how many masks of the sources cannot be told by themselves."""
+        return sum(source.num_unclear for source in self.sources)
+
+    @property
     def num_refused(self) -> int:
         """Return how many of them cannot be repaired, whatever is in them."""
         return sum(mask.failure is not None for mask in self.masks)
@@ -157,7 +164,12 @@ class RepairPlan:
         options, unless forced.
         """
         if not self.options.force:
-            words = {"root": "data set", "rules": "--rules", "min_confidence": "--min-confidence"}
+            words = {
+                "root": "data set",
+                "rules": "--rules",
+                "min_confidence": "--min-confidence",
+                "unclear": "--unclear",
+            }
             hint = "choose another --out, or replace these masks with --force"
             earlier = self.job.read_request()
             self.job.refuse_other_request(earlier, self.request, words=words, hint=hint)
@@ -195,7 +207,7 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
     sources = tuple(
         finding for finding in lossy_sources(workspace.tiles) if finding.code in options.rules
     )
-    masks = tuple(_damaged(workspace.tiles, sources))
+    masks = tuple(_damaged(workspace.tiles, sources, unclear=options.unclear))
     tile_options = TileOptions.from_json(header["options"]["tiles"])
     inputs = RunningDigest()
     for mask in (_METHOD_VERSION, tile_options, *masks):
@@ -205,15 +217,20 @@ def plan_repair(workspace: Workspace, options: RepairOptions) -> RepairPlan:
         "rules": sorted(options.rules),
         "min_confidence": options.min_confidence,
     }
+    if options.unclear:
+        request["unclear"] = True
     return RepairPlan(
         workspace, options, out, sources, masks, request, tile_options, inputs.value(), tiles_stat
     )
 
 
-def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedMask]:
+def _damaged(
+    table: Path, sources: tuple[LossySource, ...], *, unclear: bool
+) -> Iterator[DamagedMask]:
     from histoprep.lossy.jpeg_history import FixedPoint
 
-    verdicts = {path: file for file in sources for path in file.paths}
+    others = {path: source for source in sources for path in source.unclear} if unclear else {}
+    verdicts = others | {path: file for file in sources for path in file.paths}
     labels = labels_of_sources(table, sources)
     columns = [
         "mask_path",
@@ -236,7 +253,8 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
                 kind = verdict.verdict.kind
                 best, found, tried = (number or 0 for number in fixed)
                 own = FixedPoint(best, found, tried)
-                quality = _quality(own, verdict.verdict)
+                is_unclear = path in others
+                quality = verdict.verdict.quality if is_unclear else _quality(own, verdict.verdict)
                 is_moved = verdict.verdict.block_px == BLOCK_PX
                 yield DamagedMask(
                     path,
@@ -248,7 +266,9 @@ def _damaged(table: Path, sources: tuple[LossySource, ...]) -> Iterator[DamagedM
                     kind.value,
                     quality,
                     labels[verdict.source],
-                    (row or 0, column or 0) if is_moved else (0, 0),
+                    (row or 0, column or 0) if is_moved and not is_unclear else (0, 0),
+                    is_unclear,
+                    is_moved,
                 )
 
 
@@ -290,7 +310,9 @@ def _hopeless(kind: LossKind, quality: int | None, block_px: float | None) -> st
 @dataclass(frozen=True, slots=True, repr=False)
 class RepairResult:
     """What a repair came to; `failed` holds the first 1,000 masks that were not repaired, the
-    ledger all. `vanished` says from how many masks each label of their source went.
+    ledger all. `vanished` says from how many masks each label of their source went,
+    `num_unclear` how many of the repaired ones no finding lists, `num_not_shown` how many of the
+    others are such that show no damage.
     """
 
     out: Path
@@ -299,6 +321,8 @@ class RepairResult:
     changed_pixels: int
     failed: tuple[FailedMask, ...]
     vanished: Mapping[int, int]
+    num_unclear: int = 0
+    num_not_shown: int = 0
     num_stale_removed: int = 0
     unexpected: tuple[str, ...] = ()
     up_to_date: bool = False
@@ -333,15 +357,20 @@ class _Changes:
     """Sums what changed, over a ledger: pixels, and the masks that each label vanished from."""
 
     pixels: int = 0
+    unclear: int = 0
+    not_shown: int = 0
     vanished: Counter[int] = field(default_factory=Counter)
 
     def observer(self) -> Callable[[pa.Table], None]:
-        self.pixels = 0
+        self.pixels = self.unclear = self.not_shown = 0
         self.vanished.clear()
         return self._add
 
     def _add(self, ledger: pa.Table) -> None:
         self.pixels += sum(ledger["changed_pixels"].drop_null().to_pylist())
+        self.unclear += sum(ledger["is_unclear"].drop_null().to_pylist())
+        not_shown = pc.starts_with(ledger["reason"].drop_null(), NOT_SHOWN)
+        self.not_shown += pc.sum(not_shown).as_py() or 0
         self.vanished.update(pc.list_flatten(ledger["vanished_labels"]).to_pylist())
 
 
@@ -377,5 +406,7 @@ def run_repair(
         changes.pixels,
         tuple(totals.first_failed),
         dict(sorted(changes.vanished.items())),
+        changes.unclear,
+        changes.not_shown,
         *rest,
     )

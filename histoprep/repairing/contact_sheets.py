@@ -126,6 +126,7 @@ def _rows(plan: RepairPlan, masks: Iterable[DamagedMask]) -> Iterator[SheetRow]:
         changed = np.count_nonzero(before != after)
         gone = np.setdiff1d(before, after)
         cause = f"JPEG quality {mask.quality}" if mask.quality else "interpolated"
+        cause += ", unclear" if mask.is_unclear else ""
         labels_lost = ", ".join(map(str, gone[:8].tolist())) + (
             " and more" if len(gone) > 8 else ""
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,26 @@ from histoprep.schemas.ledgers import MEASURED_TYPE
 from histoprep.tiles import TileOptions
 
 if TYPE_CHECKING:
+    from histoprep.lossy.jpeg_repair import Repaired
     from histoprep.tiles.measurer import Measurer
+
+
+# What tells that an unclear mask went through JPEG, where its blocks do not.
+_MIN_FOREIGN, _MIN_EXPLAINED = 3, 0.75
+# Why a mask was left that no finding lists.
+NOT_SHOWN = rule_ids.LOSSY_MASK.verdict("not-shown")
+_NOT_SHOWN_WHY = (
+    "its blocks are not what JPEG of the quality of its source leaves, or too few to tell; it stays"
+    " as it is"
+)
 
 
 class DamagedMask(NamedTuple):
     """One mask of a lossy or interpolated source; `failure` says why it cannot be repaired at all,
     or is None. `source_labels` are those that masks of its source surely hold. `grid` is how many
     rows and columns lie before the first whole block of the JPEG: other than 0 in masks that were
-    cut from larger ones.
+    cut from larger ones. A mask that is `unclear` does not show the damage of its source by itself;
+    it is repaired where it does to who knows the quality, at any place where it `is_cut`.
     """
 
     path: str
@@ -38,6 +51,8 @@ class DamagedMask(NamedTuple):
     quality: int | None
     source_labels: tuple[int, ...]
     grid: tuple[int, int] = (0, 0)
+    is_unclear: bool = False
+    is_cut: bool = False
 
     @property
     def file(self) -> str:
@@ -77,6 +92,7 @@ class Repairer:
         facts = {
             "source": mask.source,
             "cause": mask.cause,
+            "is_unclear": mask.is_unclear,
             "jpeg_quality": mask.quality,
             "method": (
                 "cut-ramps" if mask.cause == LossKind.INTERPOLATED.value else "snap-to-candidates"
@@ -101,11 +117,12 @@ class Repairer:
 
         try:
             before = _labels(data, self.options.mask_reading)
-            repaired = (
-                repair_ramps(before, mask.source_labels)
-                if mask.quality is None
-                else repair_jpeg(before, mask.quality, mask.source_labels, grid=mask.grid)
-            )
+            if mask.is_unclear and mask.quality is not None:
+                repaired = _repair_unclear(before, mask, mask.quality)
+            elif mask.quality is None:
+                repaired = repair_ramps(before, mask.source_labels)
+            else:
+                repaired = repair_jpeg(before, mask.quality, mask.source_labels, grid=mask.grid)
         except BrokenFileError as error:
             raise RefusedMaskError(error.verdict, error.detail) from error
         if repaired.confidence < self.min_confidence:
@@ -116,6 +133,27 @@ class Repairer:
             )
             raise RefusedMaskError(rule.verdict("low-confidence"), reason)
         return before, repaired.labels, repaired.confidence
+
+
+def _repair_unclear(labels: np.ndarray, mask: DamagedMask, quality: int) -> Repaired:
+    """Return the repair of a mask that is damaged to who knows the quality; raises BrokenFileError
+    for others.
+    """
+    from histoprep.lossy.jpeg_repair import repair_jpeg
+    from histoprep.lossy.unclear import find_blocks
+
+    grid = find_blocks(labels, quality, anywhere=mask.is_cut)
+    if grid is not None:
+        return repair_jpeg(labels, quality, mask.source_labels, grid=grid)
+    if not mask.is_cut:
+        with contextlib.suppress(BrokenFileError):
+            repaired = repair_jpeg(labels, quality, mask.source_labels)
+            # Where labels lie near 0 or 255, blocks do not stay as they are; but there are values
+            # that no mask of the source surely holds.
+            foreign = np.setdiff1d(labels, np.union1d(repaired.labels, mask.source_labels))
+            if len(foreign) >= _MIN_FOREIGN and repaired.confidence >= _MIN_EXPLAINED:
+                return repaired
+    raise BrokenFileError(NOT_SHOWN, _NOT_SHOWN_WHY)
 
 
 def _labels(data: bytes, reading: Reading) -> np.ndarray:

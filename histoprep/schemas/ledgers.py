@@ -185,6 +185,11 @@ REPAIR_LEDGER = pa.schema(
             pa.string(),
             "what became of the mask: jpeg-container, jpeg-history, interpolated, ...",
         ),
+        column(
+            "is_unclear",
+            pa.bool_(),
+            "whether the finding does not list the mask: it was looked at on request",
+        ),
         column("jpeg_quality", pa.int16(), "quality that it was repaired for; null without"),
         column(
             "method", pa.string(), "snap-to-candidates or cut-ramps; null when failed or refused"
@@ -217,7 +222,7 @@ REPAIR_LEDGER = pa.schema(
 )
 
 
-REPAIR = TreeKind("repair", "1.3", REPAIR_LEDGER, (SHEETS,))
+REPAIR = TreeKind("repair", "1.4", REPAIR_LEDGER, (SHEETS,))
 
 
 DATASET_CSV = "dataset.csv"

@@ -64,10 +64,15 @@ class LossySource:
     paths: tuple[str, ...]
     digests: tuple[str, ...]
     num_masks: int
-    # Masks that cannot be told by themselves.
-    num_unclear: int = 0
+    # Masks that cannot be told by themselves: their paths, in order of the table.
+    unclear: tuple[str, ...] = ()
     # The groups or folders that the listed masks are of, in order; of a small source itself.
     parts: tuple[str, ...] = ()
+
+    @property
+    def num_unclear(self) -> int:
+        """Return how many masks cannot be told by themselves."""
+        return len(self.unclear)
 
     @property
     def code(self) -> str:
@@ -175,21 +180,29 @@ def _named(
     """
     if not found:
         return
-    listed = np.unique(np.concatenate([members[verdict.masks] for _, members, verdict in found]))
+    listed = np.unique(
+        np.concatenate(
+            [members[np.union1d(each.masks, each.unclear)] for _, members, each in found]
+        )
+    )
     columns = ("mask_path", "mask_digest")
     files = tables.RowTaker(opened).take(rows.rows[listed], columns) if len(listed) else None
     for source, members, verdict in found:
         masks = members[verdict.masks]
-        at = pa.array(np.searchsorted(listed, masks))
+        at, others = (
+            pa.array(np.searchsorted(listed, members[each]))
+            for each in (verdict.masks, verdict.unclear)
+        )
         paths, digests = (
             tuple(files[name].take(at).to_pylist() if files is not None else ()) for name in columns
         )
+        unclear = files["mask_path"].take(others).to_pylist() if files is not None else ()
         yield LossySource(
             source,
             verdict,
             paths,
             digests,
             len(members),
-            len(verdict.unclear),
+            tuple(unclear),
             tuple(sorted(set(rows.names.own[masks]))),
         )

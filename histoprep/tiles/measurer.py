@@ -17,6 +17,7 @@ from histoprep.imageio.header import Header
 from histoprep.lossy import Signals
 from histoprep.lossy.jpeg_history import FixedPoint
 from histoprep.lossy.observations import find_fixed
+from histoprep.lossy.onsets import BlockGrid
 from histoprep.mask_reading import UNDECIDED, MaskEncoding
 from histoprep.neighbours.borders import measure_borders
 from histoprep.neighbours.landmarks import find_landmarks
@@ -254,7 +255,8 @@ def _encoding_facts(stored: np.ndarray, header: Header) -> Facts:
 def _signal_facts(signals: Signals) -> Facts:
     gaps, filled = signals.gaps
     return {
-        **_grid_facts(signals),
+        **(_grid_facts(signals.grid) if signals.grid else {}),
+        "mask_turns": signals.turns,
         "mask_webp_gaps": gaps,
         "mask_webp_filled": filled,
         "mask_mixed_blocks": signals.blocks.own,
@@ -268,10 +270,7 @@ def _signal_facts(signals: Signals) -> Facts:
     }
 
 
-def _grid_facts(signals: Signals) -> Facts:
-    grid = signals.grid
-    if grid is None:
-        return {}
+def _grid_facts(grid: BlockGrid) -> Facts:
     return {
         "mask_grid_score": grid.score,
         "mask_own_score": grid.own_score,
@@ -279,12 +278,12 @@ def _grid_facts(signals: Signals) -> Facts:
         "mask_grid_row": grid.row,
         "mask_grid_column": grid.column,
         "mask_onsets": grid.onsets,
-        "mask_turns": signals.turns,
     }
 
 
 def _fixed_facts(fixed_point: FixedPoint) -> Facts:
     return {
+        **(_grid_facts(fixed_point.grid) if fixed_point.grid else {}),
         "mask_jpeg_quality": fixed_point.quality or None,
         "mask_fixed_blocks": fixed_point.fixed,
         "mask_tried_blocks": fixed_point.blocks,
