@@ -429,7 +429,7 @@ def _lossy(signals: MaskSignals, plain: np.ndarray) -> Verdict | None:
         # What hardly a mask shows by itself, all show together.
         masks, unclear = suspects, plain[:0]
     elif show_together or len(rest) <= _REMAINDER * len(suspects):
-        unclear = rest
+        unclear = np.union1d(rest, unclear)
     quality, share = _agreed_quality(signals, masks)
     agreed = float(np.mean(signals.quality[masks] == quality)) if quality else 0.0
     quality = quality if share >= FIXED_SHARE or agreed > _AGREED_MASKS else None
