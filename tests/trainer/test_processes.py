@@ -90,7 +90,7 @@ def test_processes_that_torchrun_started_are_counted(toy_config: Make, launcher:
     assert count_processes(toy_config(devices=4, num_nodes=2), 1) == (4, 2)
     several = {"devices": 4, "num_nodes": 4}, {"devices": 2, "num_nodes": 4}
     for settings in ({"devices": 3}, {"num_nodes": 1}, *several):
-        with pytest.raises(ConfigError, match=r"torchrun started another number") as raised:
+        with pytest.raises(ConfigError, match=r"was started by torchrun") as raised:
             count_processes(toy_config(**settings), 1)
         assert "WORLD_SIZE 8" in str(raised.value.seen)
         assert "--set devices=4 --set num_nodes=2" in str(raised.value.hint)
@@ -106,7 +106,7 @@ def test_processes_that_slurm_started_are_counted(toy_config: Make, launcher: An
         count_processes(toy_config(), 1)
     assert "--ntasks-per-node=8" in str(raised.value.hint)
     launcher(SLURM_NTASKS=12, SLURM_NTASKS_PER_NODE=4, SLURM_NNODES=3)
-    with pytest.raises(ConfigError, match="SLURM started another number"):
+    with pytest.raises(ConfigError, match="was started by SLURM"):
         count_processes(toy_config(devices=3, num_nodes=4), 1)
     assert count_processes(toy_config(), 1) == (4, 3)
     with pytest.raises(ConfigError, match="SLURM") as raised:
@@ -116,9 +116,9 @@ def test_processes_that_slurm_started_are_counted(toy_config: Make, launcher: An
 
 # Variables, devices, num_nodes, and what is said.
 WRONG_STARTS: dict[str, tuple[dict[str, object], int | str, int | str, str]] = {
-    "fewer": ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, 4, "auto", "by hand started another"),
-    "more": ({"WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0}, 2, 1, "by hand started another"),
-    "one": ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, 1, 1, "by hand started another"),
+    "fewer": ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, 4, "auto", "was started by hand"),
+    "more": ({"WORLD_SIZE": 4, "RANK": 0, "LOCAL_RANK": 0}, 2, 1, "was started by hand"),
+    "one": ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, 1, 1, "was started by hand"),
     "no place": ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, 2, 1, "MASTER_ADDR is not set"),
     "no local rank": ({"WORLD_SIZE": 2, "RANK": 1}, 1, "auto", "which it is on its machine"),
     "machines": ({"WORLD_SIZE": 4, "NODE_RANK": 0}, 1, 2, "another number of processes than the"),

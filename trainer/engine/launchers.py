@@ -50,7 +50,7 @@ def count_processes(config: RunConfig, num_local: int) -> tuple[int, int]:
         here = "" if per_node is None else f" ({per_node} of them on this machine)"
         shown = per_node or max(1, world_size // num_nodes)
         raise ConfigError(
-            f"{started.by} started another number of processes than the run has",
+            f"another number of processes was started {started.by} than the run has",
             seen=(
                 f"{started.variable} {world_size}{here}, devices {devices} x num_nodes {num_nodes}"
             ),
@@ -86,7 +86,7 @@ def _started_by_launcher() -> _Started | None:
     """
     if TorchElasticEnvironment.detect():
         return _Started(
-            "torchrun", "WORLD_SIZE", _need("WORLD_SIZE", ""), _number("LOCAL_WORLD_SIZE")
+            "by torchrun", "WORLD_SIZE", _need("WORLD_SIZE", ""), _number("LOCAL_WORLD_SIZE")
         )
     if _SLURM_TASKS in os.environ and SLURMEnvironment.detect():
         return _started_by_slurm()
@@ -110,7 +110,7 @@ def _started_by_slurm() -> _Started:
             seen=f"{_SLURM_TASKS} {world_size}, but no SLURM_NTASKS_PER_NODE",
             hint=f"give SLURM --ntasks-per-node={max(1, world_size // nodes)} instead of --ntasks",
         )
-    return _Started("SLURM", _SLURM_TASKS, world_size, per_node or world_size)
+    return _Started("by SLURM", _SLURM_TASKS, world_size, per_node or world_size)
 
 
 def _check_own_start(devices: int, num_nodes: int) -> None:
