@@ -7,8 +7,8 @@ mean discrepancy to the real windows of the same masks, on mean and standard dev
 probe's last features and of the latents. The error is that of the latents to those of 200 steps
 from the same noise, over their standard deviation. Means over seeds ± half their range.
 
-Below: the same network with intervals, trained as a mean flow on as many images, in 1, 2 and 4
-steps, over the flow at 25 steps.
+Below: the same network with intervals, trained on as many images, for three quarters of the steps
+as a flow and then as a mean flow, in 1, 2 and 4 steps, over the flow at 25 steps.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def measure(train: Tissue, held_out: Tissue, num_seeds: int) -> Iterator[str]:
 
 MEAN_FLOW = Objective("mean_flow")
 FEW, BASE = (1, 2, 4), Solver("dpm++", 25)
+FLOW_SHARE = 0.75
 
 
 def train_mean_flow(network: Denoiser, tissue: Tissue, *, steps: int, seed: int) -> Denoiser:
@@ -117,11 +118,13 @@ def train_mean_flow(network: Denoiser, tissue: Tissue, *, steps: int, seed: int)
     generator = torch.Generator().manual_seed(seed)
     schedule = warm_cosine(optimiser, steps)
     network.train()
-    for _ in range(steps):
+    for step in range(steps):
         clean, mask = tissue.windows(BATCH, generator)
         noise = torch.randn(clean.shape, generator=generator)
         drawn = torch.rand(BATCH, 5, generator=generator)
-        batch = {"u": drawn[:, 0], "interval": drawn[:, 1:4]}
+        batch = {"u": drawn[:, 0]}
+        if step >= FLOW_SHARE * steps:
+            batch["interval"] = drawn[:, 1:4]
         drop = drawn[:, 4] < DROP_SHARE
         loss = average_losses(network, MEAN_FLOW, clean, noise, batch, mask, drop).mean()
         optimiser.zero_grad()

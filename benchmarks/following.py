@@ -119,15 +119,21 @@ def make_tissue(codec_folder: str) -> tuple[Tissue, Tissue]:
 
 
 def train_network(
-    network: Denoiser, tissue: Tissue, *, rate: float, steps: int, seed: int
+    network: Denoiser,
+    tissue: Tissue,
+    *,
+    rate: float,
+    steps: int,
+    seed: int,
+    loss: Loss | None = None,
 ) -> Denoiser:
-    """Train a network in place and return it."""
+    """Train a network in place, by `flow_loss` unless told otherwise, and return it."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(seed)
     schedule = warm_cosine(optimiser, steps)
     network.train()
     for _ in range(steps):
-        step_of(network, tissue, generator, optimiser)
+        step_of(network, tissue, generator, optimiser, loss or flow_loss)
         schedule.step()
     return network.eval()
 
@@ -150,12 +156,13 @@ def step_of(
     tissue: Tissue,
     generator: torch.Generator,
     optimiser: torch.optim.Optimizer,
+    loss_of: Loss,
 ) -> None:
     """Make one optimiser step on fresh windows."""
     clean, mask = tissue.windows(BATCH, generator)
     noise = torch.randn(clean.shape, generator=generator)
     u, drawn = torch.rand(2, BATCH, generator=generator)
-    loss = flow_loss(network, clean, noise, u, mask, drawn < DROP_SHARE)
+    loss = loss_of(network, clean, noise, u, mask, drawn < DROP_SHARE)
     optimiser.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -177,8 +184,16 @@ def flow_loss(
     return objective.per_sample_loss(output, objective.training_target(clean, noise, t), t).mean()
 
 
+Loss = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""What `flow_loss` is: (network, clean, noise, u, mask, drop) -> mean loss of a batch."""
+Source = Callable[[Tensor], Tensor]
+"""Masks -> what is added to their noise, [batch, channels, h, w]."""
+
+
 @torch.no_grad()
-def validation_loss(network: Denoiser, tissue: Tissue, count: int = 512) -> float:
+def validation_loss(
+    network: Denoiser, tissue: Tissue, count: int = 512, loss: Loss | None = None
+) -> float:
     """Return the loss with masks on fixed windows, noise and evenly spread times."""
     generator = torch.Generator().manual_seed(1000)
     losses = []
@@ -186,7 +201,8 @@ def validation_loss(network: Denoiser, tissue: Tissue, count: int = 512) -> floa
         clean, mask = tissue.windows(32, generator)
         noise = torch.randn(clean.shape, generator=generator)
         u = (torch.arange(32) + (index + 0.5) / (count // 32)) / 32
-        losses.append(float(flow_loss(network, clean, noise, u, mask, torch.zeros(32) > 0)))
+        nothing = torch.zeros(32) > 0
+        losses.append(float((loss or flow_loss)(network, clean, noise, u, mask, nothing)))
     return statistics.mean(losses)
 
 
@@ -239,10 +255,19 @@ def read_latents(
     return float((truth == seen).float().mean()), statistics.mean(ious), statistics.mean(spreads)
 
 
-def sample_windows(network: Denoiser, mask: Tensor, scale: float, solver: Solver) -> Tensor:
-    """Return latents sampled for masks; window i starts from the same noise for every network."""
+def sample_windows(
+    network: Denoiser,
+    mask: Tensor,
+    scale: float,
+    solver: Solver,
+    source: Source | None = None,
+) -> Tensor:
+    """Return latents sampled for masks; window i starts from the same noise for every network, to
+    which `source` may add something.
+    """
     generator = torch.Generator().manual_seed(2000)
     noise = torch.randn(len(mask), 4, WINDOW, WINDOW, generator=generator)
+    noise = noise if source is None else noise + source(mask)
     with frozen_weights(network):
         parts = [
             sample(guided(network, part, scale), start, Objective("flow"), solver)
@@ -252,15 +277,19 @@ def sample_windows(network: Denoiser, mask: Tensor, scale: float, solver: Solver
 
 
 def measure_network(
-    network: Denoiser, probe: nn.Module, held_out: Tissue, count: int = NUM_SAMPLED
+    network: Denoiser,
+    probe: nn.Module,
+    held_out: Tissue,
+    loss: Loss | None = None,
+    source: Source | None = None,
 ) -> Figures:
     """Return the figures of a trained network."""
-    real, mask = held_out.windows(count, torch.Generator().manual_seed(3000))
+    real, mask = held_out.windows(NUM_SAMPLED, torch.Generator().manual_seed(3000))
     reads = {
-        scale: read_latents(probe, sample_windows(network, mask, scale, SOLVER), mask, real)
+        scale: read_latents(probe, sample_windows(network, mask, scale, SOLVER, source), mask, real)
         for scale in (1.0, 2.0)
     }
-    return Figures(validation_loss(network, held_out), reads)
+    return Figures(validation_loss(network, held_out, loss=loss), reads)
 
 
 def step_seconds(
@@ -275,7 +304,7 @@ def step_seconds(
     for _ in range(rounds):
         for name, network in networks.items():
             before = time.process_time()
-            step_of(network, tissue, generator, optimisers[name])
+            step_of(network, tissue, generator, optimisers[name], flow_loss)
             taken[name].append(time.process_time() - before)
     return {name: statistics.median(values[2:]) for name, values in taken.items()}
 

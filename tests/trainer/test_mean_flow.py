@@ -275,6 +275,42 @@ def test_the_recipe_trains_samples_and_refuses_what_cannot_be(
     assert "no export yet" in capfd.readouterr().err
 
 
+def test_a_run_learns_the_flow_first_and_averages_in_whole_steps_after_it(
+    demo_manifest: Path, tmp_path: Path
+) -> None:
+    """Batches without `interval` are those of a flow: see the test of the loss."""
+    from histoprep.shards import open_tiles
+    from trainer.config_layers import load_config
+    from trainer.recipes.ldm_data import open_latents, prepare_latents, training_dataset
+    from trainer.reporter import NULL_REPORTER
+
+    codec = save_kl(tmp_path / "codec")
+
+    def steps_with_intervals(share: float) -> list[bool]:
+        config: Any = load_config(
+            preset="mean-flow-tiny",
+            manifest=str(demo_manifest),
+            out=str(tmp_path / "run"),
+            sets=[
+                f"codec={codec}",
+                "duration.steps=6",
+                "batch_size=4",
+                f"diffusion.flow_share={share}",
+            ],
+        )
+        prepare_latents(config, tmp_path / "run", NULL_REPORTER)
+        dataset = training_dataset(config, open_tiles(demo_manifest), open_latents(config))
+        # A process of two sees half of a step.
+        parts = [np.arange(2 * half, 2 * half + 2) for half in range(12)]
+        found = ["interval" in dataset.batch(part) for part in parts]
+        assert found[::2] == found[1::2]
+        return found[::2]
+
+    assert steps_with_intervals(0.5) == [False] * 3 + [True] * 3
+    assert steps_with_intervals(0.6) == [False] * 3 + [True] * 3
+    assert steps_with_intervals(0.0) == [True] * 6
+
+
 def json_of(folder: Path) -> Any:
     import json
 

@@ -26,6 +26,9 @@ _DENOISERS = KindByName(find_denoiser, DEFAULT_DENOISER)
 class Diffusion(Section):
     """What the network is trained to predict, and the noise schedule; see
     `diffusion.objectives.Objective`.
+
+    `flow_share`: the share of the training, from its beginning, in which a mean_flow learns the
+    velocity alone, as a flow does; averages follow from it.
     """
 
     prediction_type: PredictionType = "epsilon"
@@ -36,6 +39,7 @@ class Diffusion(Section):
     flow_mean: float = 0.0
     flow_std: Annotated[float, Field(gt=0)] = 1.0
     flow_shift: Annotated[float, Field(gt=0)] = 1.0
+    flow_share: Share = 0.0
     interval_share: Share = 0.5
     max_guidance: Annotated[float, Field(ge=1)] = 4.0
 

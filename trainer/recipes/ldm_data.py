@@ -263,7 +263,8 @@ def _encode(config: Config, tiles: TileSource, folder: Path, reporter: Reporter)
 @dataclass
 class DroppingDataset:
     """A latent dataset whose batches say who loses the condition: `drop`, bool [batch]; and
-    `interval`, three more uniform numbers a sample, if `intervals` is set.
+    `interval`, three more uniform numbers a sample, in batches from position `first_interval` on
+    (in none if None).
 
     Always for the unconditional stream (`unconditional`, its numbers), and for others with the
     probability `extra`, drawn by position.
@@ -272,7 +273,7 @@ class DroppingDataset:
     inner: LatentDataset
     unconditional: tuple[int, ...]
     extra: float
-    intervals: bool = False
+    first_interval: int | None = None
 
     def batch(self, positions: np.ndarray) -> dict[str, Tensor]:
         """Return the samples of `positions` with `drop`."""
@@ -281,7 +282,7 @@ class DroppingDataset:
         batch["drop"] = torch.from_numpy(
             drawn | np.isin(batch["stream"].numpy(), self.unconditional)
         )
-        if self.intervals:
+        if self.first_interval is not None and positions.min() >= self.first_interval:
             drawn = keyed_uniforms(self.inner.seed, positions, "interval", 3)
             batch["interval"] = torch.from_numpy(drawn.astype(np.float32))
         return batch
@@ -297,8 +298,16 @@ def training_dataset(config: Config, tiles: TileSource, latents: LatentSet) -> D
         index for index, stream in enumerate(streams.streams) if stream.class_id is None
     )
     extra = max(extra_drop(streams, config.streams.cond_drop_prob), config.streams.drop_conditional)
-    intervals = config.diffusion.prediction_type == "mean_flow"
-    return DroppingDataset(inner, unconditional, extra, intervals)
+    return DroppingDataset(inner, unconditional, extra, _first_interval(config, tiles))
+
+
+def _first_interval(config: Config, tiles: TileSource) -> int | None:
+    """Return the first position of a step that learns averages over intervals, None for none."""
+    if config.diffusion.prediction_type != "mean_flow":
+        return None
+    num_tiles = int((tiles.split == "train").sum())
+    num_steps = config.duration.num_positions(config.batch_size, num_tiles) // config.batch_size
+    return int(config.diffusion.flow_share * num_steps) * config.batch_size
 
 
 def describe_streams(config: Config, tiles: TileSource) -> list[Mapping[str, Any]]:
