@@ -93,6 +93,12 @@ class Figures:
     reads: dict[float, tuple[float, float, float]]
     """Guidance scale -> accuracy, mean IoU, spread."""
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Figures:
+        """Return the figures that `asdict` wrote as JSON."""
+        reads = {float(scale): tuple(read) for scale, read in value["reads"].items()}
+        return cls(value["loss"], reads)
+
 
 def make_tissue(codec_folder: str) -> tuple[Tissue, Tissue]:
     """Return the tiles of the training slides and of those held out."""
@@ -337,12 +343,7 @@ class Result:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
         """Return the result that `asdict` wrote as JSON."""
-        figures = [
-            Figures(
-                entry["loss"], {float(scale): tuple(read) for scale, read in entry["reads"].items()}
-            )
-            for entry in value["figures"]
-        ]
+        figures = [Figures.from_json(entry) for entry in value["figures"]]
         return cls(value["step_s"], value["rate"], figures)
 
     def mean_loss(self) -> float:

@@ -3,29 +3,26 @@
     python -m benchmarks.mask_unet_options --codec FOLDER [--manifest FILE] [--write FILE]
 
 Tissue, windows, probe and figures are those of `benchmarks.following`; `--manifest` takes real
-tiles instead, its training split against the others. Each addition is here and not in the product:
-
-- Class tokens: after the middle and after each stage on the way up, every pixel attends to one
-  learned token a class and one for the null, with the log of the class's share as a bias. It
-  has a twentieth more parameters.
-- Region loss: part of each mask becomes another class; predictions of the same noisy latents under
-  both masks must differ inside by at least as much as the means of classes do, and agree outside
-  (arXiv 2508.05772). It costs a second pass, so mask-unet with twice the steps stands beside it.
-- Class-mean source: noise begins at the mean of its class, weighed by shares, in training and in
-  sampling, with and without the mask (arXiv 2509.19300).
-
-An addition wins if accuracy and mean IoU at guidance 1 are higher for each of the seeds, and the
-validation loss is not.
+tiles instead, its training split against the others. The additions are here and not in the product.
+Class tokens: after the middle and after each stage on the way up, every pixel attends to one
+learned token a class and one for the null, with the log of the class's share as a bias; a twentieth
+more parameters. Region loss: part of each mask becomes another class; predictions of the same noisy
+latents under both masks must differ inside by at least as much as the means of classes do, and
+agree outside (arXiv 2508.05772). It costs a second pass, so mask-unet with twice the steps stands
+beside it. Class-mean source: noise begins at the mean of its class, weighed by shares, in training
+and in sampling, with and without the mask (arXiv 2509.19300). "Wins" is yes where accuracy and mean
+IoU at guidance 1 are higher for each of the seeds and the mean validation loss is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -158,11 +155,11 @@ def build_with_tokens() -> Denoiser:
 def altered_masks(mask: Tensor, generator: torch.Generator) -> Tensor:
     """Return masks in which one class of each that is there has become another one."""
     altered = mask.clone()
-    for one in altered:
-        present = one.unique()
+    for changed in altered:
+        present = changed.unique()
         old = present[torch.randint(len(present), (), generator=generator)]
         step = torch.randint(1, NUM_CLASSES, (), generator=generator)
-        one[one == old] = ((old + step) % NUM_CLASSES).to(one.dtype)
+        changed[changed == old] = ((old + step) % NUM_CLASSES).to(changed.dtype)
     return altered
 
 
@@ -295,15 +292,28 @@ def step_seconds(options: dict[str, Option], tissue: Tissue, rounds: int = 12) -
     return {name: statistics.median(values[2:]) for name, values in taken.items()}
 
 
-def measure(train: Tissue, held_out: Tissue, *, steps: int, seeds: int) -> Iterator[str]:
-    """Yield the lines of the page."""
+def measure(
+    train: Tissue,
+    held_out: Tissue,
+    names: Sequence[str],
+    place: Path | None,
+    *,
+    steps: int,
+    seeds: int,
+) -> Iterator[str]:
+    """Yield the lines of the page: networks of `names`, and those whose figures are in the file
+    `place` already.
+    """
     probe = train_probe(train)
     real, mask = held_out.windows(NUM_SAMPLED, torch.Generator().manual_seed(3000))
     accuracy, iou, _ = read_latents(probe, real, mask, real)
     options = options_for(train)
     seconds = step_seconds(options, train)
-    figures: dict[str, list[Figures]] = {}
+    figures = read_figures(place)
     for name, option in options.items():
+        if name not in names:
+            continue
+        figures[name] = []
         rate = best_rate(option, train, held_out, steps)
         print(name, rate, file=sys.stderr, flush=True)
         for seed in range(seeds):
@@ -317,8 +327,11 @@ def measure(train: Tissue, held_out: Tissue, *, steps: int, seeds: int) -> Itera
                 loss=option.training,
             )
             found = measure_network(network, probe, held_out, option.validating, option.source)
-            figures.setdefault(name, []).append(found)
+            figures[name].append(found)
             print(name, seed, found, file=sys.stderr, flush=True)
+        if place is not None:
+            kept = {name: [asdict(each) for each in found] for name, found in figures.items()}
+            place.write_text(json.dumps(kept, indent=1))
     yield (
         f"{seeds} seeds, {steps:,} steps of {BATCH} windows; real tiles read by the probe: accuracy"
         f" {accuracy:.3f}, mean IoU {iou:.3f}. Values are means over seeds ± half their range."
@@ -330,6 +343,8 @@ def measure(train: Tissue, held_out: Tissue, *, steps: int, seeds: int) -> Itera
     )
     yield "|---|---|---|---|---|---|---|"
     for name, option in options.items():
+        if name not in figures:
+            continue
         own = figures[name]
         columns = [
             f"{count_parameters(option.build()):,}",
@@ -346,15 +361,25 @@ def measure(train: Tissue, held_out: Tissue, *, steps: int, seeds: int) -> Itera
         yield f"| {name} | {' | '.join(columns)} |"
 
 
+def read_figures(place: Path | None) -> dict[str, list[Figures]]:
+    """Return figures by network from a file of earlier ones, none where there is no file."""
+    if place is None or not place.is_file():
+        return {}
+    return {
+        name: [Figures.from_json(value) for value in found]
+        for name, found in json.loads(place.read_text()).items()
+    }
+
+
 def wins(found: list[Figures], plain: list[Figures]) -> bool:
     """Return whether each seed follows the mask better, and the loss is not higher in the mean."""
     better = (
-        one.reads[1.0][part] > other.reads[1.0][part]
-        for one, other in zip(found, plain, strict=True)
+        ours.reads[1.0][part] > base.reads[1.0][part]
+        for ours, base in zip(found, plain, strict=True)
         for part in (0, 1)
     )
-    loss, base = (statistics.mean(each.loss for each in figures) for figures in (found, plain))
-    return all(better) and loss <= base
+    loss, limit = (statistics.mean(each.loss for each in figures) for figures in (found, plain))
+    return all(better) and loss <= limit
 
 
 def main() -> int:
@@ -365,6 +390,10 @@ def main() -> int:
     parser.add_argument("--tissue", type=Path, help="file to keep the encoded tissue in")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--networks", nargs="*", help="only these; all by default")
+    parser.add_argument(
+        "--results", type=Path, help="JSON file of earlier figures, to which these are added"
+    )
     parser.add_argument("--write", type=Path, help="write the page to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -373,11 +402,23 @@ def main() -> int:
         if options.manifest
         else kept_tissue(options.codec, options.tissue)
     )
+    known = list(options_for(tissue[0]))
+    names = known if options.networks is None else options.networks
+    if not set(names) <= set(known):
+        parser.error(f"--networks: some of {', '.join(known)}")
     print_page(
         "Additions to mask-unet",
         "benchmarks.mask_unet_options --codec FOLDER --write FILE",
         __doc__,
-        list(measure(*tissue, steps=options.steps, seeds=options.seeds)),
+        list(
+            measure(
+                *tissue,
+                names,
+                options.results,
+                steps=options.steps,
+                seeds=options.seeds,
+            )
+        ),
         options.write,
     )
     return 0
