@@ -305,12 +305,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Command:
-    """A command, its arguments but for the folders, and the commands that are run before it."""
+    """A command, its arguments but for the folders, the commands that are run before it, and
+    whether its result are parts of a table.
+    """
 
     name: str
     arguments: tuple[str, ...]
     before: tuple[str, ...] = ()
     call: str = CLI
+    leaves_parts: bool = False
 
     def full(self, stage: Stage) -> list[str]:
         if self.call != CLI:
@@ -325,8 +328,8 @@ COMMANDS = {
         Command("audit", ("audit", "--workers", "1")),
         Command("audit in parts", (), call="faults.commands:audit_in_parts"),
         Command("audit again", ("audit", "--workers", "1", "--min-area", "32"), before=("audit",)),
-        Command("audit part 1", ("audit", "--workers", "1", "--part", "1/2")),
-        Command("audit part 2", ("audit", "--workers", "1", "--part", "2/2")),
+        Command("audit part 1", ("audit", "--workers", "1", "--part", "1/2"), leaves_parts=True),
+        Command("audit part 2", ("audit", "--workers", "1", "--part", "2/2"), leaves_parts=True),
         Command("collect", ("collect",), before=("audit part 1", "audit part 2")),
         Command(
             "remap",
