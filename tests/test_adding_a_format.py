@@ -67,6 +67,7 @@ def report(package: Installed, root: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_the_audit_pairs_and_reads_it(report: dict[str, list[str]]) -> None:
     assert report["HP201"] == ["t5.ppm"]
     assert report["HP203"] == ["other.png"]
@@ -103,6 +104,7 @@ def test_the_doctor_checks_its_decoder(package: Installed) -> None:
     assert "netpbm-format 1.0" in own["detail"]
 
 
+@pytest.mark.slow
 def test_without_the_package_the_files_are_unexpected(root: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     workspace = tmp_path / "workspace"

@@ -45,6 +45,7 @@ def codes(package: Installed, root: Path, *arguments: str) -> dict[str, list[str
     }
 
 
+@pytest.mark.slow
 def test_it_is_listed_and_explained_among_the_others(package: Installed) -> None:
     listed = json.loads(package.histoprep("rules", "--json").stdout)
     [own] = [rule for rule in listed if rule["code"] == "LAB301"]
@@ -52,6 +53,7 @@ def test_it_is_listed_and_explained_among_the_others(package: Installed) -> None
     assert "exposure too short" in package.histoprep("explain", "dark-image").stdout
 
 
+@pytest.mark.slow
 def test_it_is_found_where_it_is_and_only_there(
     package: Installed, dark: Path, clean: Path
 ) -> None:
@@ -69,6 +71,7 @@ def test_it_is_selected_ignored_and_graded_by_code_and_name(package: Installed, 
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_another_version_of_the_rule_audits_again(tmp_path: Path, dark: Path) -> None:
     (tmp_path / "lab").mkdir()
     package = install_example("adding-a-rule.md", tmp_path / "lab")

@@ -283,6 +283,7 @@ def as_anybody() -> list[str]:
     return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
 
 
+@pytest.mark.slow
 def test_what_must_not_be_read_makes_the_verdict_unknown(tmp_path: Path) -> None:
     data = DataSet(tmp_path / "data")
     data.pairs(3)
@@ -433,6 +434,7 @@ def test_python_keeps_the_grouping_of_the_last_audit_unless_it_gives_a_table(dat
         assert grouping() == kept
 
 
+@pytest.mark.slow
 def test_the_package_can_be_used_like_the_command(data: DataSet) -> None:
     code = (
         "import sys, histoprep; assert not {'pandas', 'pyarrow', 'numpy'} & set(sys.modules)\n"
@@ -516,6 +518,7 @@ def test_a_few_plain_files_are_read_without_starting_workers(
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_second_audit_that_ends_with_next_steps_imports_neither_pandas_nor_scipy(
     tmp_path: Path,
 ) -> None:

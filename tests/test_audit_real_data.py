@@ -54,6 +54,7 @@ def test_generated_tiles_with_sixteen_bit_masks(shared_data: Path, tmp_path: Pat
     assert not grades(report)["error"]
 
 
+@pytest.mark.slow
 def test_masks_without_images(shared_data: Path, tmp_path: Path) -> None:
     report = audit(shared_data / "diffinfinite" / "large_masks", tmp_path)
     assert (report.summary.num_masks, report.summary.num_orphans, report.summary.num_images) == (
@@ -115,6 +116,7 @@ def test_groups_and_classes_of_a_table(shared_data: Path, tmp_path: Path) -> Non
     assert grades(report)["error"] == set()
 
 
+@pytest.mark.slow
 def test_cases_that_stand_in_several_classes_leak_when_classes_are_split(
     shared_data: Path, tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_what_was_accepted_is_known_and_the_rest_new(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.booleans(), min_size=1, max_size=20))
+@pytest.mark.slow
 def test_parts_make_up_the_whole(accepted: dict[str, bool]) -> None:
     whole = make("HP406", *accepted)
     parts = apply_baseline(

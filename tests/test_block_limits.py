@@ -178,6 +178,7 @@ def results(root: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("count", [SMALL - 1, SMALL, SMALL + 1, 2 * SMALL + 1])
+@pytest.mark.slow
 def test_no_block_of_a_stage_changes_what_it_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:

@@ -334,6 +334,7 @@ def test_neighbours_lie_at_both_sides(server: Browser) -> None:
     assert (back["row"], back["side"]) == (row, "left")
 
 
+@pytest.mark.slow
 def test_the_data_stay_as_they_are(root: Path, tmp_path: Path) -> None:
     before = state_of(root)
     with browsing(root, "--workspace", tmp_path / "elsewhere") as server:
@@ -496,6 +497,7 @@ def test_a_missing_package_is_named_with_the_command(tmp_path: Path, missing: st
     assert "[browse]" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_taken_port_and_a_missing_folder_are_errors(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "histoprep", "browse"]
     with socket.socket() as taken:

@@ -150,6 +150,7 @@ def test_depths_that_change_from_file_to_file(tmp_path: Path) -> None:
     assert about_encodings(audited(tmp_path, masks, depth="8")) == {}
 
 
+@pytest.mark.slow
 def test_8_and_16_bits_in_one_folder_name_the_fewer(tmp_path: Path) -> None:
     few_small = {
         "a": grey(0, 1),

@@ -330,6 +330,7 @@ def test_labels_that_the_masks_hold_beside_others_are_no_firm_contradiction(tmp_
 
 
 @pytest.mark.parametrize("scan", [[], ["--label-by", "folder"]])
+@pytest.mark.slow
 def test_swapped_names_stop_remap_and_manifest_and_stats_warns(
     scan: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

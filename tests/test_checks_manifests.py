@@ -121,6 +121,7 @@ def test_a_latent_set_of_other_tiles(data: DataSet, column: str) -> None:
     assert found["HP907 in latents"].keys() == {rows["tile_id"][4].as_py()}
 
 
+@pytest.mark.slow
 def test_an_audit_of_unchanged_tiles_looks_at_latent_sets_made_since(data: DataSet) -> None:
     workspace, engine = Workspace.of(data.root), Engine(1)
 

@@ -275,6 +275,7 @@ def test_labels_in_one_scale(tmp_path: Path, masks: dict[str, tuple[int, ...]]) 
     assert _scaled(tmp_path, masks) == {}
 
 
+@pytest.mark.slow
 def test_scaled_values_with_a_map(tmp_path: Path) -> None:
     # The map knows 0 to 3.
     path = write_map(tmp_path)

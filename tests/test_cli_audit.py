@@ -125,6 +125,7 @@ def test_every_format(data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert texts["html"].lower().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_inside_the_folder_without_arguments_and_a_second_time(data: DataSet) -> None:
     command = [sys.executable, "-c", "from histoprep.cli import main; main()", "audit"]
     first, second = (

@@ -176,6 +176,7 @@ def test_an_output_that_cannot_be_written_is_named(
     ("number", "code"),
     [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.TERMINATED)],
 )
+@pytest.mark.slow
 def test_a_stopped_run_says_so_and_goes_on_later(
     root: Path, number: signal.Signals, code: ExitCode
 ) -> None:
@@ -211,6 +212,7 @@ def test_a_stopped_run_says_so_and_goes_on_later(
     assert len(masks(out)) == 512
 
 
+@pytest.mark.slow
 def test_a_failing_sync_promises_nothing(root: Path) -> None:
     command = [
         sys.executable,

@@ -54,6 +54,7 @@ def test_the_whole_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+@pytest.mark.slow
 def test_the_page_shows_repaired_masks(tmp_path: Path) -> None:
     root = make_set(tmp_path / "set", 90)
     assert run(["repair", str(root), "--workers", "1"]) == ExitCode.OK

@@ -144,6 +144,7 @@ Draw = Callable[[int], np.ndarray]
         ("overlay/t{}.png", overlay, False, "same-name"),
     ],
 )
+@pytest.mark.slow
 def test_the_audit_names_them_and_the_manifest_stops(
     named: str, draw: Draw, masked: bool, subcode: str, tmp_path: Path
 ) -> None:

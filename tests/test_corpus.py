@@ -29,6 +29,7 @@ def digests(folder: Path, pattern: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_shares_labels_and_formats_are_as_described(made):
     folder, corpus = made
     images, masks = sorted(folder.glob("*.jpg")), sorted(folder.glob("*_mask.png"))
@@ -56,6 +57,7 @@ def test_images_all_differ_and_zero_masks_are_one_file(made):
     assert len(set(digests(folder, "*_mask.png").values())) <= 300 - 189 + 1
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_workers_and_a_finished_corpus_is_kept(made, tmp_path):
     folder, corpus = made
     again = make_corpus(tmp_path / "again", 300, tile_px=64, workers=1)

@@ -165,6 +165,7 @@ def test_the_command_line_takes_a_scheduler(
     assert (tmp_path / "workspace" / "tiles.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away_is_an_error_and_no_wait(tmp_path: Path) -> None:
     with cluster(tmp_path, "--no-nanny") as found:
         tasks = [ItemsTask(("sleep 0.5",), tmp_path / f"{number}.at") for number in range(40)]

@@ -182,6 +182,7 @@ def test_curves_end_where_the_numbers_say(tmp_path):
 HOSTILE = '<img src=x onerror=alert(1)>&"'
 
 
+@pytest.mark.slow
 def test_the_page_escapes_names_and_shows_a_finding_with_its_image(tmp_path):
     folder = tmp_path / f"{HOSTILE}\u202e"
     plan = make_clean_demo(folder, num_tiles=48, tile_px=64)

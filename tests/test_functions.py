@@ -51,6 +51,7 @@ def test_names_are_functions_with_types(name: str) -> None:
     assert "Raises:" in (function.__doc__ or "")
 
 
+@pytest.mark.slow
 def test_names_stay_functions_after_everything_was_imported() -> None:
     code = (
         "import histoprep, inspect, pkgutil, importlib\n"

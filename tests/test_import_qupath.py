@@ -83,6 +83,7 @@ def _distance(point: np.ndarray, rings: list[np.ndarray]) -> float:
     return nearest
 
 
+@pytest.mark.slow
 def test_corners_of_pixels_are_what_java_fills(tmp_path: Path) -> None:
     if shutil.which("javac") is None:
         pytest.skip("there is no Java compiler")

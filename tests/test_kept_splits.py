@@ -35,6 +35,7 @@ HEADER = ("root", "recipe", "certificate", "tiles_digest", "excluded")
     new=st.integers(0, 80),
     num_groups=st.sampled_from([0, 12, 40]),
 )
+@pytest.mark.slow
 def test_old_tiles_stay_and_nothing_crosses(seed: int, old: int, new: int, num_groups: int) -> None:
     tiles = random_tiles(old + new, num_groups, seed, copies=0.0)
     before, after = make_rows(tiles[:old], 4, seed), make_rows(tiles, 4, seed)
@@ -304,6 +305,7 @@ def folds(data: DataSet) -> dict[str, int | None]:
     return {row["tile_id"]: row["fold"] for row in manifest.read().to_pylist()}
 
 
+@pytest.mark.slow
 def test_folds_share_out_what_is_not_test(data: DataSet) -> None:
     text = build(data, *GROUPED, "--test", "s2,s5", "--folds", "4")
     found = folds(data)

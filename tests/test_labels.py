@@ -194,6 +194,7 @@ def test_class_255_fits_and_256_does_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)  # hours, if every name were compared with every other one
+@pytest.mark.slow
 def test_thousands_of_wrong_names_are_reported(tmp_path: Path) -> None:
     names = "".join(f"  {number}: label number {number}\n" for number in range(3_000))
     wrong = "".join(f"  lable number {number}: A\n" for number in range(3_000))
@@ -338,6 +339,7 @@ def test_a_byte_order_mark_and_windows_lines_are_fine(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_no_readable_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yml")
     _file(tmp_path, b"#" * ((1 << 20) + 1), "huge.yml")
@@ -605,6 +607,7 @@ def label_maps(draw: st.DrawFn) -> LabelMap:
 
 
 @given(label_maps())
+@pytest.mark.slow
 def test_every_map_survives_yaml_json_and_pickle(label_map: LabelMap) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = _file(Path(folder), format_label_map(label_map))

@@ -173,6 +173,7 @@ def test_what_cannot_be_paired_is_an_error_and_no_tile(layout: Layout, tmp_path:
         assert len(paired(pairs)) == len(pairs) > 4
 
 
+@pytest.mark.slow
 def test_links_are_named_in_the_error_and_followed_by_the_command_in_it(tmp_path: Path) -> None:
     [layout] = [layout for layout in LAYOUTS if layout.name == "links-to-a-store"]
     root, true_pairs = made(layout, tmp_path)
@@ -394,6 +395,7 @@ def test_real_tiles_in_a_layout_of_their_own(shared_data: Path, tmp_path: Path) 
     assert paired(pairs) == true_pairs
 
 
+@pytest.mark.slow
 def test_masks_of_another_reader_are_left_out_once_a_suffix_is_chosen(tmp_path: Path) -> None:
     layout = next(layout for layout in CHOICE if layout.name == "two-annotators")
     root, true_pairs = made(layout, tmp_path)

@@ -95,6 +95,7 @@ def test_a_repair_that_explains_less_than_the_damage_is_refused() -> None:
         assert caught.value.verdict == "HP403 too-thin"
 
 
+@pytest.mark.slow
 def test_labels_of_the_mask_count_in_every_block_that_shows_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

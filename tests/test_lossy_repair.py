@@ -29,6 +29,7 @@ def thick_labels(labels: np.ndarray) -> set[int]:
 
 
 @pytest.mark.parametrize("quality", [75, 85, 90, 95])
+@pytest.mark.slow
 def test_repair_takes_most_damage_away_and_leaves_no_false_label(quality: int) -> None:
     before, after = [], []
     for seed in range(NUM_MASKS):
@@ -158,6 +159,7 @@ def test_labels_one_step_apart_are_refused_as_little_would_be_gained() -> None:
         assert wrong(repaired, far) < wrong(damaged, far) / 5
 
 
+@pytest.mark.slow
 def test_a_label_of_the_source_is_not_lost() -> None:
     row, column = np.mgrid[:256, :256]
     # On a corner of four blocks, so that no block holds it alone.

@@ -34,6 +34,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_only_map_of_the_data_set_is_named(
     data: DataSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,6 +47,7 @@ def test_the_only_map_of_the_data_set_is_named(
     assert "label map:" not in said(capsys, "stats", str(data.root), *named)
 
 
+@pytest.mark.slow
 def test_the_map_of_the_manifest_is_named_and_can_be_left_aside(
     data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

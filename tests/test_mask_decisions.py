@@ -195,6 +195,7 @@ def test_with_a_map_of_the_true_labels_remap_is_right_or_leaves_with_a_cause(
         check_tree(root, truth)
 
 
+@pytest.mark.slow
 def test_a_decision_is_recorded_and_later_commands_follow_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

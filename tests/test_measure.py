@@ -107,6 +107,7 @@ def test_masks_of_one_row_or_column(shape: tuple[int, int]) -> None:
     assert_same((np.arange(shape[0] * shape[1]).reshape(shape) // 3 % 4).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_all_256_labels_and_many_16_bit_ones() -> None:
     rows = np.repeat(np.arange(256), 8)[:, None]
     assert_same(np.broadcast_to(rows, (2048, 40)).astype(np.uint8).copy())

@@ -104,6 +104,7 @@ def test_the_manifest_stops_and_the_printed_command_pairs_them(
     assert {row["image_path"]: row["mask_path"] for row in written} == pairs
 
 
+@pytest.mark.slow
 def test_equal_numbers_on_demand(tmp_path: Path) -> None:
     root = tmp_path / "set"
     for i in range(5):

@@ -1107,6 +1107,7 @@ def test_a_worker_that_dies_costs_nothing(
     assert tree(plan.out) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_tree(
     many: Workspace, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_tables_are_those_of_a_local_copy(
     ]
 
 
+@pytest.mark.slow
 def test_what_changed_is_read_again_and_what_is_gone_is_gone(
     door: Door, local: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_what_passes_is_tried_again(door: Door, local: Path, tmp_path: Path) -> 
         assert tables_of(tmp_path / "tiles.histoprep")[name].equals(table), name  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_an_object_that_cannot_be_read_is_a_finding(
     door: Door,
     local: Path,
@@ -207,6 +209,7 @@ def test_a_name_that_is_file_and_folder_is_refused(
     assert f"{address}/case0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_later_commands_take_the_address(
     door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -479,6 +479,7 @@ class TestManifest:
             assert cli.run([command, str(workspace.root), "--workers", "1"]) == ExitCode.OK
             assert "not repaired" not in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_a_few_masks_are_no_proof_but_are_warned_of(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -129,6 +129,7 @@ def without_policy(text: str) -> str:
     return bare
 
 
+@pytest.mark.slow
 def test_the_page_is_silent_and_asks_for_nothing(
     tmp_path: Path, listener: Listener, own_hosts: set[str]
 ) -> None:
@@ -191,6 +192,7 @@ def image(page: Path, folder: Path, *options: str) -> np.ndarray:
         return np.array(shot.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_light_and_dark_are_drawn(tmp_path: Path) -> None:
     page = write_page(tmp_path, render(make_report(), "html"))
     light, dark = (

@@ -46,6 +46,7 @@ def test_a_first_table_asks_once_for_each_file(
     assert set(files.values()) == {1}
 
 
+@pytest.mark.slow
 def test_notes_come_back_as_they_were() -> None:
     notes = SeenFiles()
     # More than stay in memory.

@@ -168,6 +168,7 @@ def test_other_schemes_go_through_fsspec(packed: tuple[Path, Path]) -> None:
         open_tiles("nosuchscheme://bucket/folder")
 
 
+@pytest.mark.slow
 def test_file_addresses_are_folders(packed: tuple[Path, Path]) -> None:
     manifest, shards = packed
     same_tiles(open_tiles(f"file://{shards}"), open_tiles(manifest), 2)

@@ -221,6 +221,7 @@ def test_counts_are_those_of_plain_loops(seed):
     cuts=st.lists(st.integers(0, 40), max_size=4),
     shuffled=st.randoms(use_true_random=False),
 )
+@pytest.mark.slow
 def test_counts_add_up_for_any_partition_and_order(seed, cuts, shuffled):
     rows = random_rows(seed, 40)
     whole = count(tiles_table(rows), MAP)
@@ -657,6 +658,7 @@ def test_the_panels_of_the_plot_have_one_scale(workspace: Workspace) -> None:
         assert drawn[-len(shares) :] == pytest.approx(shares)
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_image_of_every_label(workspace: Workspace, tmp_path: Path):
     from PIL import Image
 

@@ -309,6 +309,7 @@ def test_tables_of_earlier_versions_are_read(tmp_path: Path) -> None:
         assert read(path)[0].equals(rows(count))
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_the_footer_reads_back_wrong(tmp_path: Path) -> None:
     path = write(tmp_path / "t", [rows(30)], late_metadata=lambda: {"listing_digest": "0123"})
     size = path.stat().st_size

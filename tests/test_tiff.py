@@ -209,6 +209,7 @@ def test_damage_that_only_libtiff_reports_is_damage() -> None:
     assert np.array_equal(imageio.decode_mask(whole, imageio.read_header(whole)), LABELS > 0)
 
 
+@pytest.mark.slow
 def test_libtiff_prints_nothing_between_our_lines(tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()

@@ -136,6 +136,7 @@ def test_rows_that_make_no_sense_are_refused(
     assert {entry.name for entry in tmp_path.iterdir()} <= {"manifest.parquet"}, "nothing was begun"
 
 
+@pytest.mark.slow
 def test_the_manifest_itself_is_taken(manifest: Path, codec: Path, tmp_path: Path) -> None:
     """The control of the tests here."""
     path = rewritten(manifest, lambda rows: rows, tmp_path / "manifest.parquet")

@@ -37,6 +37,7 @@ def facts(title: str) -> SheetFacts:
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.slow
 def test_names_are_taken_as_they_are(tmp_path: Path) -> None:
     truth, scores = np.arange(9) % 3, np.random.default_rng(1).random((9, 3))
     metrics = tmp_path / "metrics.csv"

@@ -196,6 +196,7 @@ def test_a_stage_without_validation_cannot_stop_early(toy_config: Make) -> None:
         fit(toy_config(two_stages=True, early_stopping={"patience": 1}))
 
 
+@pytest.mark.slow
 def test_a_classifier_goes_on_with_other_classes(tmp_path: Path) -> None:
     """Both stages begin with their weights; a class that left and one that came are named."""
     first = make_blobs(tmp_path / "first", 45, 9)

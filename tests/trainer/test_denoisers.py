@@ -192,6 +192,7 @@ def _config(manifest: Path, codec: Path, out: Path, *sets: str) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_were_several_denoisers_is_resumed(
     demo_manifest: Path, codec: Path, tmp_path: Path
 ) -> None:

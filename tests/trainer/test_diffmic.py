@@ -101,6 +101,7 @@ def test_both_stages_learn_without_ever_reading_a_test_tile(trained):
     assert ended["diffusion"]["best"]["metric"] == "f1"
 
 
+@pytest.mark.slow
 def test_the_test_split_is_measured_beside_the_guidance_alone(tested):
     found = json.loads((tested / "metrics.json").read_text())
     assert tuple(sorted(found["heads"])) == HEADS
@@ -182,6 +183,7 @@ def test_all_artefacts_exist_and_parse(trained, tested):
     assert json.loads((trained / "split.json").read_text())["classes"] == list(NAMES)
 
 
+@pytest.mark.slow
 def test_every_test_tile_is_read_once_and_a_second_test_must_be_requested(
     trained, tested, tmp_path
 ):

@@ -160,6 +160,7 @@ def test_images_without_masks_have_distances_and_copies(manifest: Path, tmp_path
     assert result.copies.verdict == "none"
 
 
+@pytest.mark.slow
 def test_what_every_measure_would_see_is_a_finding(manifest: Path, tmp_path: Path) -> None:
     small: Change = lambda image: np.ascontiguousarray(image[:96, :96])  # noqa: E731
     write_set(manifest, tmp_path / "tiles", small, splits=("train",), with_masks=False)
@@ -344,6 +345,7 @@ def test_gates_of_distances_on_real_tiles(shared_data: Path, sight: Sight) -> No
             assert values == sorted(values), (kind, name)
 
 
+@pytest.mark.slow
 def test_strong_changes_of_real_tiles_lie_above_the_floor(shared_data: Path, sight: Sight) -> None:
     first, groups, second, other_groups = ebhi(shared_data, 40)
     first, second = ([image[:128, :128] for image in side] for side in (first, second))

@@ -34,6 +34,7 @@ def test_the_plain_network_is_the_same_function(mask_query):
     assert torch.allclose(made_plain(network)(x, t, mask), ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_published_operations():
     with torch.device("meta"):
         network = ReferenceUNet(Config(), 5)

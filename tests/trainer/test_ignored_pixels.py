@@ -159,6 +159,7 @@ def _loss(stage: LdmStage, weights: dict[str, Any], **changes: torch.Tensor) -> 
         return stage.loss(stage.module.eval(), batch).loss
 
 
+@pytest.mark.slow
 def test_training_sees_ignored_pixels_as_unlabelled(prepared: Path, tmp_path: Path) -> None:
     config = _config(prepared / "shards", save_kl(tmp_path / "codec"), tmp_path / "run")
     assert fit(config).stages[""]["step"] == 3
@@ -188,6 +189,7 @@ def test_training_sees_ignored_pixels_as_unlabelled(prepared: Path, tmp_path: Pa
     assert manifest.header["ignored_id"] == IGNORED_ID and len(manifest) == 3
 
 
+@pytest.mark.slow
 def test_what_lies_below_ignored_pixels_changes_no_loss(tmp_path: Path) -> None:
     text = "0: 0\n1: 1\n2: 2\n3: 3\nignore: [250-255]\n"
     codec = save_kl(tmp_path / "codec")

@@ -319,6 +319,7 @@ def small_codec(tmp_path):
     return autoencoder.eval()
 
 
+@pytest.mark.slow
 def test_a_lineage_sets_embedding_scale_and_range(tmp_path, small_codec):
     from trainer.recipes.ldm import load_generator
 

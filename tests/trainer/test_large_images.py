@@ -176,6 +176,7 @@ def test_crops_that_cannot_be_are_refused(tmp_path: Path):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_without_its_halo_a_tile_shows():
     """The check above would notice: half the halo leaves another image."""
     masks = _mask(384, 448)[None]
@@ -318,6 +319,7 @@ def test_the_network_sees_no_more_than_a_tile_with_its_halo():
         assert seen.calls == OPTIONS.solver.num_inference_steps * (side // 64) ** 2
 
 
+@pytest.mark.slow
 def test_an_image_larger_than_the_audit_takes_by_itself_is_in_the_manifest(tmp_path: Path):
     dataset = SyntheticDataset(tmp_path / "made", {"seed": 1})
     dataset.start()

@@ -248,6 +248,7 @@ def test_streams_of_the_splits(finished: tuple[Any, Path]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_tiles_without_masks_train_a_model_without_condition(
     demo_manifest: Path, codec: Path, tmp_path: Path
 ) -> None:
@@ -342,6 +343,7 @@ def test_a_latent_set_of_another_size_is_refused_before_and_in_training(
         (("data.flips=true", "data.turns=true"), "flips and turns", 8),
     ],
 )
+@pytest.mark.slow
 def test_augmentation_that_the_latents_cannot_give_is_refused(
     sets: tuple[str, ...], unmet: str, needed: int, finished: tuple[Any, Path], tmp_path: Path
 ) -> None:
@@ -483,6 +485,7 @@ def test_the_plan_of_the_reference_is_the_published_count(
     assert per_image_mb == pytest.approx((956 - 547) / 2, rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_and_prints_the_plan(
     manifest_of_512_px: Path, codec: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

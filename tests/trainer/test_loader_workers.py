@@ -10,6 +10,7 @@ from pathlib import Path
 
 _SCRIPT = """
 import os, sys, time
+import pytest
 import torch
 from trainer.data.loader import loader
 
@@ -31,6 +32,7 @@ def _is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_training(tmp_path: Path) -> None:
     script = tmp_path / "reads.py"
     script.write_text(_SCRIPT)

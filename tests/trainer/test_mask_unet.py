@@ -235,6 +235,7 @@ def test_one_graph_for_all_batches_and_every_parameter_learns() -> None:
     assert found.stdout == ""
 
 
+@pytest.mark.slow
 def test_it_learns_which_class_is_where() -> None:
     """Latents whose mean is the class: the network reads them off the mask, at any size."""
     torch.manual_seed(0)
@@ -259,6 +260,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_kl(tmp_path_factory.mktemp("codec") / "codec")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(
     demo_manifest: Path, codec: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,7 @@ def test_boundaries_and_regions_are_those_counted_one_by_one() -> None:
     assert np.allclose(described.shares, [[44 / 64, 20 / 64]])
 
 
+@pytest.mark.slow
 def test_masks_of_the_same_kind_pass_and_others_are_named() -> None:
     real, groups = random_masks(160, 48), np.repeat(np.arange(8), 20)
     is_train = groups < 5

@@ -154,6 +154,7 @@ class Affine(nn.Module):
     ("steps", "batch", "most"),
     [(600, 256, 0.12), pytest.param(6000, 1024, 0.02, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_a_network_learns_to_go_nearly_all_the_way_in_one_step(
     steps: int, batch: int, most: float
 ) -> None:

@@ -75,6 +75,7 @@ def test_wrong_masks_come_first_and_browse_shows_them(
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_masks_of_a_single_group_cannot_be_reviewed(reviewed: tuple[Path, set[str]]) -> None:
     side = real_side(str(reviewed[0]))
     alone = side.take(np.flatnonzero(side.group_numbers() == 0)[:4])

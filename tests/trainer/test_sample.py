@@ -294,6 +294,7 @@ class _Stop(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(folder, tmp_path, after):
     masks = masks_in_folder(folder, CLASSES)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"

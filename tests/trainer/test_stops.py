@@ -223,6 +223,7 @@ def test_a_stop_inside_an_import_is_no_bug(
     assert [point["code"] for point in codes(points)] == [143] * len(points)
 
 
+@pytest.mark.slow
 def test_a_stop_is_no_exception_that_a_handler_could_catch() -> None:
     assert not issubclass(Interrupted, Exception)
     caught = []

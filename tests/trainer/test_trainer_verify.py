@@ -283,6 +283,7 @@ def test_a_synthetic_set_that_grows_is_fine(alone: Made) -> None:
     assert found.damages == [] and len(list((alone.home / "synthetic/images").rglob("*.png"))) == 9
 
 
+@pytest.mark.slow
 def test_trees_of_earlier_versions_are_used(alone: Made) -> None:
     for path in [
         *alone.home.rglob("checksums.json"),
