@@ -8,9 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 _SCRIPT = """
 import os, sys, time
-import pytest
 import torch
 from trainer.data.loader import loader
 
