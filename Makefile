@@ -13,7 +13,7 @@ test: $(READY)  ## run the tests but for those that take most of the time
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## run the tests that take most of the time; the continuous integration runs both
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "slow and not faults"
 
 check: lint types contracts test  ## lint, types, import contracts, tests and documentation checks
 
