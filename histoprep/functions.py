@@ -171,8 +171,8 @@ def repair(
         root: Folder of the data set.
         rules: Findings whose masks are repaired; None for HP403 and HP404.
         min_confidence: Masks whose repair has less are left alone, 0 to 1; None for 0.2.
-        unclear: Also repair masks that cannot be told by themselves, where the quality of the
-            others of their slide or folder tells them.
+        unclear: Also repair masks that cannot be judged alone, where the JPEG quality of the
+            others of their slide or folder shows their damage.
         out: Folder of the repaired masks; None for `repaired` in the workspace.
         force: Replace masks that were repaired with other options, or changed since.
         workspace: Folder of the results; None for `ROOT.histoprep`, beside the data set.

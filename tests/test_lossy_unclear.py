@@ -12,6 +12,7 @@ import cv2
 import lossy_masks as made
 import numpy as np
 import pytest
+from advice import commands_in
 from audit_cases import DataSet
 from PIL import Image
 
@@ -163,12 +164,17 @@ def test_unclear_masks_are_repaired_on_request_and_the_ledger_says_so(
     for index in range(4):
         data.mask(f"slide/speck{index}_mask.png", made.jpeg(tiny(index), 75))
     root, out = str(data.root), tmp_path / "set.histoprep" / "repaired"
+    [found] = [finding for finding in data.audit().findings if finding.code == "HP403"]
+    assert commands_in(found.suggestion) == [
+        f"histoprep repair {root}",
+        f"histoprep repair {root} --unclear --dry-run --diff",
+    ]
     run(["repair", root, "--workers", "1"])
     printed = capsys.readouterr()
     assert f"{FEW} masks repaired, 0 not" in printed.out
     (source,) = lossy_sources(Workspace.of(data.root).tiles)
     assert source.unclear == tuple(f"slide/speck{index}_mask.png" for index in range(4))
-    assert "4 more masks of these cannot be told and stay as they are" in printed.err
+    assert "4 more masks of these cannot be judged alone and stay as they are" in printed.err
     assert not list(out.rglob("speck*"))
 
     assert run(["repair", root, "--unclear", "--workers", "1"]) == ExitCode.USAGE

@@ -57,6 +57,7 @@ INTERPOLATED_MASK = Rule(
     fix_safety=FixSafety.UNSAFE,
 )
 
+_LOOK = "; or look at the unclear ones: histoprep repair ROOT --unclear --dry-run --diff"
 _REPAIRED = (
     "No command is needed: remap, manifest, stats, shards and training use the repaired masks. A"
     f" copy with the repaired masks in place: {fix('--only repaired')}"
@@ -105,7 +106,11 @@ def _finding(sources: list[LossySource], repaired: AbstractSet[str]) -> Finding:
             f"{_cause(largest, len(sources))}{_parts(sources)}{_unclear(sources)}"
             f"{_of_repaired(num_repaired, len(items))}"
         ),
-        suggestion=_REPAIRED if num_repaired == len(items) else _suggestion(largest),
+        suggestion=(
+            _REPAIRED
+            if num_repaired == len(items)
+            else _suggestion(largest) + (_LOOK if any(map(_tells_more, sources)) else "")
+        ),
     )  # fmt: skip
     severity = found.severity if largest.verdict.firm else Severity.WARNING
     return replace(found, severity=Severity.INFO if num_repaired == len(items) else severity)
@@ -187,18 +192,12 @@ def _parts(sources: list[LossySource]) -> str:
 
 
 def _unclear(sources: list[LossySource]) -> str:
-    """Return how many other masks of the sources cannot be told."""
+    """Return how many other masks of the sources are unclear."""
     number = sum(source.num_unclear for source in sources)
     if not number:
         return ""
     words = "mask has" if number == 1 else "masks have"
-    look = (
-        " (histoprep repair ROOT --unclear looks at each)" if any(map(_tells_more, sources)) else ""
-    )
-    return (
-        f" {number:,} more {words} boundaries too short to tell by themselves, and may be alike"
-        f"{look}."
-    )
+    return f" {number:,} more {words} boundaries too short to be judged and are unclear."
 
 
 def _tells_more(source: LossySource) -> bool:

@@ -55,8 +55,8 @@ def repair(
         bool,
         typer.Option(
             "--unclear",
-            help="Also repair masks of these findings' slides or folders that cannot be told by"
-            " themselves, where the quality of the others tells them.",
+            help="Also repair masks of these slides or folders that cannot be judged alone, where"
+            " the JPEG quality of the others shows their damage.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -90,7 +90,7 @@ def repair(
     The data set is only read. Only damaged masks are copied; later commands use the repaired copies
     automatically. Interrupted runs resume.
 
-    A slide or folder may hold masks whose boundaries are too short to tell. They stay as they are;
+    A slide or folder may hold masks whose boundaries are too short to judge. They stay as they are;
     look at them with --unclear --dry-run --diff before you repair them with --unclear.
 
     Exit codes: 0 all masks are repaired; 2 wrong usage; 3 some masks could not be repaired or some
@@ -163,7 +163,7 @@ def _print_plan(plan: RepairPlan) -> None:
         )
     if plan.num_unclear and not plan.options.unclear:
         console.note(
-            f"{plural(plan.num_unclear, 'more mask')} of these cannot be told and"
+            f"{plural(plan.num_unclear, 'more mask')} of these cannot be judged alone and"
             f" {'stays' if plan.num_unclear == 1 else 'stay'} as"
             f" {'it is' if plan.num_unclear == 1 else 'they are'}; look at them with --unclear"
             " --dry-run --diff"

@@ -166,7 +166,7 @@ class RepairPlan:
         if not self.options.force:
             words = {
                 "root": "data set",
-                "rules": "--rules",
+                "rules": "--rule",
                 "min_confidence": "--min-confidence",
                 "unclear": "--unclear",
             }

@@ -306,7 +306,7 @@ class Stage:
 @dataclass(frozen=True)
 class Command:
     """A command, its arguments but for the folders, the commands that are run before it, and
-    whether its result are parts of a table.
+    whether it leaves parts of a table.
     """
 
     name: str

@@ -58,7 +58,7 @@ class GuidanceSection(Section):
 
 
 class DenoiserSection(Section):
-    """The label denoiser; weights and `freeze` as in `Guidance`."""
+    """The label denoiser; weights and `freeze` as in `GuidanceSection`."""
 
     image_trunk: TrunkName = "resnet18"
     image_weights: str | None = None
