@@ -179,6 +179,8 @@ def test_unclear_masks_are_repaired_on_request_and_the_ledger_says_so(
 
     assert run(["repair", root, "--unclear", "--workers", "1"]) == ExitCode.USAGE
     assert "--unclear" in capsys.readouterr().err
+    assert run(["repair", root, "--rule", "HP403", "--workers", "1"]) == ExitCode.USAGE
+    assert "--rule " in capsys.readouterr().err
     run(["repair", root, "--unclear", "--force", "--workers", "1"])
     printed = capsys.readouterr()
     opened, _ = tables.open_table(
