@@ -181,6 +181,9 @@ class Loggers(Section):
     mlflow: MlflowLog | None = None
 
 
+_SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
+
+
 class RunConfig(Section):
     """Everything the engine needs for a run; recipes add sections.
 
@@ -223,3 +226,10 @@ class RunConfig(Section):
     keep_checkpoints: Annotated[int, Field(ge=2)] = 2
     log_level: LogLevel = "info"
     loggers: Loggers = Loggers()
+
+    def bound_to_end(self) -> str:
+        """Return the option by which training depends on when it ends, so that a run cannot go on
+        for longer; "" without one.
+        """
+        is_bound = self.schedule.kind not in _SCHEDULES_WITHOUT_END
+        return f"schedule.kind {self.schedule.kind}" if is_bound else ""

@@ -266,6 +266,9 @@ def test_the_recipe_trains_samples_and_refuses_what_cannot_be(
     assert trainer([*command, *options]) == 0
     losses = np.genfromtxt(out / "metrics.csv", delimiter=",", names=True)
     assert np.isfinite(np.atleast_1d(losses["val_loss"])[-1])
+    capfd.readouterr()
+    assert trainer([*command, *options, "--set", "duration.steps=5"]) == 2
+    assert "schedule.kind cosine is planned to the end of the run" in capfd.readouterr().err
     wanted = ["sample", "--checkpoint", str(out), "--masks", str(demo_manifest), "--limit", "2"]
     wanted += ["--out", str(tmp_path / "made")]
     assert trainer(wanted) == 0
@@ -279,6 +282,28 @@ def test_the_recipe_trains_samples_and_refuses_what_cannot_be(
         assert what in capfd.readouterr().err
     assert trainer(["export", str(out), "--out", str(tmp_path / "exported")]) == 2
     assert "no export yet" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "bound"),
+    [
+        ("cosine", 0.0, "schedule.kind cosine"),
+        ("constant", 0.75, "diffusion.flow_share 0.75"),
+        ("constant", 0.0, ""),
+    ],
+)
+def test_a_share_of_the_training_binds_it_to_its_end(
+    tmp_path: Path, kind: str, share: float, bound: str
+) -> None:
+    from trainer.config_layers import load_config
+
+    config = load_config(
+        preset="mean-flow-tiny",
+        manifest="manifest.parquet",
+        out=str(tmp_path),
+        sets=[f"schedule.kind={kind}", f"diffusion.flow_share={share}"],
+    )
+    assert config.bound_to_end() == bound
 
 
 def test_a_run_learns_the_flow_first_and_averages_in_whole_steps_after_it(

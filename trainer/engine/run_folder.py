@@ -47,7 +47,6 @@ _MAY_CHANGE = (
     "log_level",
     "loggers",
 )
-_SCHEDULES_WITHOUT_END = ("constant", "warmup_constant")
 
 
 def prepare_run(config: RunConfig, certificate: Mapping[str, Any]) -> Path:
@@ -151,7 +150,8 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
         )
     old = flatten(_completed(read_config(path), type(config)))
     new = flatten(config.model_dump(mode="json", by_alias=True))
-    free = [*_MAY_CHANGE, *(["duration"] if config.schedule.kind in _SCHEDULES_WITHOUT_END else [])]
+    bound = config.bound_to_end()
+    free = [*_MAY_CHANGE, *([] if bound else ["duration"])]
     changed = [
         key
         for key in differing_keys(old, new)
@@ -164,8 +164,8 @@ def _refuse_other_config(path: Path, config: RunConfig) -> None:
         )
         if all(key.startswith("duration.") for key in changed):
             hint = (
-                f"the schedule {config.schedule.kind} ends with the run, so that it cannot go on:"
-                f" begin another with its weights, --init {path.parent} and another --out"
+                f"{bound} is planned to the end of the run, so that it cannot go on: begin another"
+                f" with its weights, --init {path.parent} and another --out"
             )
         raise ConfigError(
             "this run folder belongs to a run with another configuration",

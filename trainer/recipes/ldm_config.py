@@ -114,6 +114,14 @@ class Config(RunConfig):
     sampling: Sampling = Sampling()
     validation: LatentValidation = LatentValidation()
 
+    def bound_to_end(self) -> str:
+        """Return also the share of the training in which a mean_flow learns the velocity alone."""
+        diffusion = self.diffusion
+        has_share = diffusion.prediction_type == "mean_flow" and diffusion.flow_share > 0
+        return super().bound_to_end() or (
+            f"diffusion.flow_share {diffusion.flow_share:g}" if has_share else ""
+        )
+
     @field_validator("latents", "codec")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
